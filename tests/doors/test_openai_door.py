@@ -184,6 +184,16 @@ async def test_a_retry_with_the_key_gets_the_answer_from_its_start(
         assert trio.current_time() == max(10, 2.5 + seconds)
 
 
+async def test_a_repeated_request_leaves_no_session(autojump_clock: MockClock) -> None:
+    """Only the session of the first request has the run."""
+    sent: Any = {"json": body("1000", stream=True), "headers": {"Idempotency-Key": "k"}}
+    async with open_app(agents=AGENTS, doors=DOORS) as app:
+        for _ in range(3):
+            async with request(app, "POST", PATH, **sent, leaves_after=2) as answer:
+                await answer.text()
+            assert (runs(app), sessions(app)) == (1, 1)
+
+
 async def test_a_key_stands_for_one_request(autojump_clock: MockClock) -> None:
     key = {"Idempotency-Key": "k-1"}
     posted = body("x", "recall")

@@ -94,7 +94,7 @@ class _Door:
             return evolve(accepted, wire=wire)
 
         async with open_connection(self._entrance, call.request, check) as connection:
-            goes_on = False
+            goes_on = False  # whether the session stays, because its run does not need its client
             try:
                 key, thread_id = _key(call.request), _thread_id(call.request)
                 body = decode_json(await call.read_body(BODY_BYTES))
@@ -106,8 +106,9 @@ class _Door:
                     "thread_id": thread_id or unlisted_thread_id(key),
                 }
                 runs = RunReader(connection)
-                started = await runs.start(message, key)
                 goes_on = key is not None
+                started = await runs.start(message, key)
+                goes_on = goes_on and not started.is_duplicate
                 reply = _new_reply(request, started.run_id, call)
                 events = runs.events(started)
                 answer: Answer | None = None
@@ -115,10 +116,13 @@ class _Door:
                     outcome = await stream_run(call.responder, connection, events, reply)
                 else:
                     outcome, error = await _collect(call, connection, events, reply)
-                    answer = _whole(reply, error, is_repeatable=goes_on)
+                    answer = _whole(reply, error, is_repeatable=key is not None)
                 if reply.is_asking:
                     await _stop(connection, started.run_id)
                 goes_on = goes_on and not reply.is_complete
+            except Refused:
+                goes_on = False
+                raise
             finally:
                 if not goes_on:
                     connection.end_session()
