@@ -36,13 +36,15 @@ class EventRelay:
     async def serve(self, near: trio.SocketStream) -> None:
         """Relay one connection."""
         far = await trio.open_tcp_stream(HOST, self.target)
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        try:
             async with near, far, trio.open_nursery() as nursery:
                 nursery.start_soon(self._pass_requests, near, far)
                 await self._pass_answers(far, near)
                 nursery.cancel_scope.cancel()
                 await trio.aclose_forcefully(near)
                 await trio.aclose_forcefully(far)
+        except* (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
 
     async def _pass_requests(self, source: trio.SocketStream, sink: trio.SocketStream) -> None:
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
