@@ -88,6 +88,7 @@ def test_every_block_has_a_known_language() -> None:
         "html",
         "ini",
         "js",
+        "jsx",
         "mermaid",
         "nginx",
         "sh",

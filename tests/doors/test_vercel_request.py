@@ -2,13 +2,25 @@
 
 from typing import Any
 
+import orjson
 import pytest
+from support.markdown import DOCS, blocks_of
+from support.node import evaluate
 
 from netra_trio.endpoints.doors.vercel_request import Given, Said, check_chat_id, decode_chat
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.problem import Refused
 
 LONG = "x" * 128
+_SEND = """
+import { DefaultChatTransport } from "ai";
+globalThis.fetch = async (_, { body }) => (console.log(body), new Response(""));
+%s
+const messages = %s;
+await transport.sendMessages({
+  chatId: "c1", messages, trigger: "submit-message", body: { agent: "shop" },
+});
+"""
 
 
 def said(text: str = "hello", message_id: Any = "m1", **more: Any) -> dict[str, Any]:
@@ -112,3 +124,13 @@ def test_limits() -> None:
     chat = decode_chat(body(said(message_id=LONG)))
     assert chat.said is not None
     assert chat.said.message_id == LONG
+
+
+def test_the_printed_transport_sends_the_newest_message_alone() -> None:
+    page = DOCS / "doors-vercel.md"
+    (snippet,) = (block.text for block in blocks_of(page) if block.language == "js")
+    messages = orjson.dumps([said("old"), answered(), said("new", "m2")]).decode()
+    posted = orjson.loads(evaluate(_SEND % (snippet, messages)))
+    chat = decode_chat(posted)
+    assert chat.said == Said("new", "m2", None, regenerates=False)
+    assert (chat.agent, len(posted["messages"])) == ("shop", 1)

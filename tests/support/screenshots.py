@@ -1,6 +1,7 @@
 """Take the screenshots of the pages for the documentation: `nox -s screenshots`.
 
-They show the chat page of a running server while an agent answers, and the live page meanwhile.
+They show the chat page of a running server while an agent answers, the live page meanwhile, and
+clients of doors.
 """
 
 import re
@@ -12,7 +13,9 @@ from pathlib import Path
 from playwright.sync_api import Page, expect
 
 from support.browser import answers, chromium, said, say, sign_in, visiting
+from support.pages import pages
 from support.server import Server, serving, sign, write_agents
+from support.vercel_page import vercel_page
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 WIDE = {"width": 1200, "height": 880}
@@ -58,6 +61,16 @@ async def guide(run):
     await run.emit(ANSWER)
 '''
 
+TIDYING = """
+async def tidy(run):
+    await run.think("The oldest notes come first.")
+    async with run.tool("list_files", folder="notes") as tool:
+        tool.result = ["2019-todo.txt", "ideas.txt"]
+    await run.emit("One note is seven years old. I would delete it.")
+    async with run.tool("delete_file", approve=True, name="2019-todo.txt"):
+        pass
+"""
+
 
 def converse(page: Page) -> None:
     """Have the conversation that the screenshots show."""
@@ -97,6 +110,23 @@ def take(server: Server, folder: Path) -> None:
         live.screenshot(path=folder / "live.png")
 
 
+def take_vercel(server: Server, folder: Path) -> None:
+    """Take a screenshot of a chat that is made with `useChat` of the Vercel AI SDK."""
+    size = {"width": 900, "height": 560}
+    with (
+        pages(vercel_page()) as port,
+        chromium() as browser,
+        visiting(browser, f"localhost:{port}", viewport=size) as visitor,
+    ):
+        api = f"http://localhost:{server.port}/api/chat"
+        page = visitor.page(f"/?api={api}&id=files#{sign('ada')}")
+        page.get_by_label("Message").fill("Please tidy up my notes.")
+        page.get_by_role("button", name="Send").click()
+        expect(page.get_by_role("button", name="Allow")).to_be_visible()
+        expect(page.get_by_role("status")).to_have_text("ready")
+        page.screenshot(path=folder / "door-vercel.png")
+
+
 def main() -> None:
     """Take all screenshots for the documentation."""
     IMAGES.mkdir(exist_ok=True)
@@ -105,6 +135,9 @@ def main() -> None:
         write_agents(folder, AGENTS)
         with serving(folder, "--agent", "outside_agents:guide") as server:
             take(server, IMAGES)
+        write_agents(folder, TIDYING)
+        with serving(folder, "--agent", "outside_agents:tidy", "--door", "vercel") as server:
+            take_vercel(server, IMAGES)
     sys.stdout.write("".join(f"{path}\n" for path in sorted(IMAGES.glob("*.png"))))
 
 
