@@ -18,12 +18,18 @@ from netra_trio.client import (
     Client,
     ConnectionRefused,
     Network,
+    NoAnswer,
+    OpeningRefused,
     Transport,
     connect,
 )
 from netra_trio.client.fallback import RETURN_SECONDS
 from netra_trio.server.application import Application
 from netra_trio.testing import Trace, assert_nothing_lost
+
+NOT_AN_UPGRADE = (
+    "This is a WebSocket endpoint: open it with an upgrade. Fix the request and try again."
+)
 
 
 async def echo(run: AgentRun) -> str:
@@ -327,3 +333,66 @@ async def test_the_server_goes_and_comes_back(
         await trio.sleep(60)
         assert (client.stats.reconnections, client.stats.transport) == (1, "sse")
         assert await (await client.send("hello")).text() == "hello"
+
+
+# --- failures that something explains
+
+
+async def attempts(host: Host, network: Network, times: int = 4) -> list[str]:
+    """Return the texts of failed attempts."""
+    texts: list[str] = []
+    for _ in range(times):
+        try:
+            async with network.open(host.url, headers={}, subprotocols=("netra.v1",)):
+                raise AssertionError("it opened")
+        except (NoAnswer, OpeningRefused) as error:
+            texts.append(f"{type(error).__name__}: {error}")
+    return texts
+
+
+async def test_the_door_was_closed_meanwhile(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refusal is that of the WebSocket, as of a server without the door."""
+    network = Network()
+    async with hosted(monkeypatch) as (host, _):
+        await network.discover("http://server.test/ws/config")
+    async with hosted(monkeypatch, doors=()) as (host, _):
+        texts = await attempts(host, network)
+    assert texts == ["OpeningRefused: refused with HTTP status 426"] * 4
+
+
+async def test_the_discovery_document_does_not_come_either(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(*_: Any) -> None:
+        await trio.sleep_forever()
+
+    async with hosted(monkeypatch) as (host, app):
+        network = Network()
+        await network.discover("http://server.test/ws/config")
+        host.app = silent
+        with trio.fail_after(100):
+            texts = await attempts(host, network)
+        # The handshake takes 10 seconds, and the document 5.
+        assert trio.current_time() == 60.0
+        assert texts == ["NoAnswer: no answer within 10 s"] * 4
+        host.app = app
+        assert await attempts(host, network, 1) == ["NoAnswer: " + NOT_AN_UPGRADE]
+
+
+async def test_an_error_of_the_block_is_raised_as_it_is(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, headers = Network(), {"Authorization": f"Bearer {token()}"}
+
+    async def fail() -> None:
+        async with network.open(host.url, headers=headers, subprotocols=()) as socket:
+            assert "connection_established" in await socket.receive()
+            raise NoAnswer("of the block")
+
+    async with hosted(monkeypatch) as (host, _):
+        await network.discover("http://server.test/ws/config")
+        await attempts(host, network, 2)
+        with pytest.raises(NoAnswer, match="of the block"):
+            await fail()

@@ -227,3 +227,9 @@ async def test_a_document() -> None:
         with pytest.raises(OpeningRefused) as caught:
             await Network().discover(f"http://{address}/ws/config")
     assert caught.value.status == 404
+
+
+async def test_an_informational_answer_precedes_the_document() -> None:
+    hint = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+    async with answering(saying(hint + http("200 OK", b'{"a": 1}'))) as address:
+        assert await Network().discover(f"http://{address}/ws/config") == {"a": 1}
