@@ -3,6 +3,7 @@
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ STOCK = """
 from netra_trio import create_app
 import outside_agents
 
-app = create_app(agents={"count": outside_agents.count})
+app = create_app(agents={"count": outside_agents.count, "wait": outside_agents.wait})
 """
 HTTP2 = "--http2-prior-knowledge"
 
@@ -51,20 +52,30 @@ def check_answer(frames: list[Frame]) -> None:
     assert "".join(delta["content"] for delta in deltas) == ANSWER
 
 
+@contextmanager
+def _serving(folder: Path, **settings: str) -> Iterator[Server]:
+    write_agents(folder, SOURCE)
+    with serving(folder, *AGENTS, DOORS="events", **settings) as running:
+        yield running
+
+
+@contextmanager
+def _stock_serving(folder: Path, **settings: str) -> Iterator[Server]:
+    write_agents(folder, SOURCE)
+    (folder / "outside_app.py").write_text(STOCK)
+    with stock_serving(folder, app="outside_app:app", DOORS="events", **settings) as running:
+        yield running
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("server")
-    write_agents(folder, SOURCE)
-    with serving(folder, *AGENTS, DOORS="events", WEBSOCKET_SEND_TIMEOUT="500") as running:
+    with _serving(tmp_path_factory.mktemp("server"), WEBSOCKET_SEND_TIMEOUT="500") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("stock")
-    write_agents(folder, SOURCE)
-    (folder / "outside_app.py").write_text(STOCK)
-    with stock_serving(folder, app="outside_app:app", DOORS="events") as running:
+    with _stock_serving(tmp_path_factory.mktemp("stock")) as running:
         yield running
 
 
@@ -112,24 +123,41 @@ def test_polls_with_lost_answers_and_cuts(served: Server, more: list[str]) -> No
 
 
 def test_a_drain_ends_streams_and_polls(tmp_path: Path) -> None:
-    write_agents(tmp_path, SOURCE)
-    settings = {"DOORS": "events", "WEBSOCKET_DRAIN_TIMEOUT": "1000"}
-    with serving(tmp_path, "--agent=outside_agents:wait", **settings) as server:
+    with _serving(tmp_path, WEBSOCKET_DRAIN_TIMEOUT="1000") as server:
         polls = CurlPolls([server.address], "bob")
         polls.poll()
         with CurlStream(server.address) as stream:
-            say(server.address, stream.session_id, "go")
-            stream.until("partial_result")
-            server.process.send_signal(signal.SIGTERM)
+            _begin_to_drain(server, stream)
             frames = polls.poll()
             while polls.close is None:
                 frames += polls.poll()
             assert "server_draining" in {frame["type"] for frame in frames}
             assert polls.close == {"code": 1012, "reason": "drained"}
-            kinds = [frame["type"] for frame in stream.rest()]
-            assert set(kinds) == {"server_draining", "agent_completed"}
-            assert stream.close == {"code": 1012, "reason": "drained"}
-            assert server.process.wait() == 0
+            _check_drained(server, stream)
+
+
+def test_a_drain_of_the_stock_host_ends_streams(tmp_path: Path) -> None:
+    with (
+        _stock_serving(tmp_path, WEBSOCKET_DRAIN_TIMEOUT="1000") as server,
+        CurlStream(server.address) as stream,
+        CurlStream(server.address, "bob", more=[HTTP2]) as other,
+    ):
+        _begin_to_drain(server, stream)
+        assert {frame["type"] for frame in other.rest()} == {"server_draining"}
+        _check_drained(server, stream)
+
+
+def _begin_to_drain(server: Server, stream: CurlStream) -> None:
+    frame = {"type": "agent_request", "payload": {"agent": "wait", "input": "go"}}
+    assert post(server.address, stream.session_id, frame) == 202
+    stream.until("partial_result")
+    server.process.send_signal(signal.SIGTERM)
+
+
+def _check_drained(server: Server, stream: CurlStream) -> None:
+    assert {frame["type"] for frame in stream.rest()} == {"server_draining", "agent_completed"}
+    assert stream.close == {"code": 1012, "reason": "drained"}
+    assert server.process.wait() == 0
 
 
 def test_a_client_that_takes_nothing_can_resume(server: Server) -> None:

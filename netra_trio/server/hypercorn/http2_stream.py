@@ -94,6 +94,7 @@ class Http2Stream(StreamHost):
 
     def __init__(self, connection: Frames, host: StreamHost, stream_id: int) -> None:
         self.config = host.config
+        self.context = host.context
         self.limits = host.limits
         self.turns = host.turns
         self._host = host

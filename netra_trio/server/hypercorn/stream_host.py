@@ -6,6 +6,7 @@ from typing import Any, TypeAlias, cast
 
 import trio
 from hypercorn.config import Config
+from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, Scope
 
 from netra_trio.errors import TransportClosed
@@ -24,11 +25,13 @@ class StreamHost(ABC):
 
     Attributes:
         config: Hypercorn's configuration.
+        context: Hypercorn's state of the server.
         limits: The limits of the settings.
         turns: The turns that all connections of the process share.
     """
 
     config: Config
+    context: WorkerContext
     limits: Limits
     turns: Turns
 
@@ -51,8 +54,10 @@ class StreamHost(ABC):
     ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
         """Start the application for an HTTP request; return what passes messages to it."""
         del config  # the host's own
-        # Its sends are bounded by the progress of the peer.
-        extensions: dict[str, Any] = {**cast("Any", scope).get("extensions", {}), EXTENSION: {}}
+        # Its sends are bounded by the progress of the peer. A stream ends by a drain only, and the
+        # lifespan of Hypercorn's command ends when all streams have ended.
+        own = {EXTENSION: {"terminated": self.context.terminated.wait}}
+        extensions: dict[str, Any] = {**cast("Any", scope).get("extensions", {}), **own}
         bounded = cast("Scope", {**scope, "extensions": extensions})
         return self.start_app(app, bounded, self._checked(send)).put
 
