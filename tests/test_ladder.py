@@ -52,6 +52,7 @@ SANS_IO = {
     "protocol.keepalive",
     "protocol.messages",
     "protocol.numbers",
+    "protocol.posted",
     "protocol.problem",
     "protocol.ratelimit",
     "protocol.rooms",

@@ -37,11 +37,11 @@ from netra_trio.protocol.messages import (
     Outbound,
     Ping,
     Pong,
-    PostedMessage,
     StopAgent,
     ThreadHistory,
     UserMessage,
 )
+from netra_trio.protocol.posted import PostedMessage
 from netra_trio.protocol.problem import Problem, Refused, problem, rate_limited
 from netra_trio.protocol.ratelimit import TokenBucket
 from netra_trio.protocol.rooms import (

@@ -364,17 +364,6 @@ class HistoryMessage:
 
 
 @frozen
-class PostedMessage(UserMessage):
-    """A message of a client that holds the conversation itself; no frame has it, but doors make it.
-
-    Attributes:
-        history: The earlier messages, which the agent reads instead of the stored thread.
-    """
-
-    history: tuple[HistoryMessage, ...] = ()
-
-
-@frozen
 class ThreadHistory:
     """A page of a thread, oldest message first."""
 

@@ -18,7 +18,8 @@ from netra_trio.ids import (
     new_message_id,
     new_run_id,
 )
-from netra_trio.protocol.messages import AgentRequest, PostedMessage, UserMessage, WorkMessage
+from netra_trio.protocol.messages import AgentRequest, UserMessage, WorkMessage
+from netra_trio.protocol.posted import PostedMessage
 from netra_trio.stores.base import NewMessage
 
 

@@ -6,7 +6,8 @@ import orjson
 import pytest
 
 from netra_trio.endpoints.doors.openai_request import MESSAGES, PostedFormat, read_request
-from netra_trio.protocol.messages import Ping, PostedMessage
+from netra_trio.protocol.messages import Ping
+from netra_trio.protocol.posted import PostedMessage
 from netra_trio.protocol.problem import Refused
 
 USER = {"role": "user", "content": "hello"}

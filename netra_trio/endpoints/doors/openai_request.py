@@ -20,7 +20,8 @@ from attrs import define
 from netra_trio.ids import MessageId
 from netra_trio.protocol import codec
 from netra_trio.protocol.codes import ErrorCode
-from netra_trio.protocol.messages import HistoryMessage, Outbound, PostedMessage, UserMessage
+from netra_trio.protocol.messages import HistoryMessage, Outbound, UserMessage
+from netra_trio.protocol.posted import PostedMessage
 from netra_trio.protocol.problem import Problem, Refused, problem
 from netra_trio.protocol.wire_format import JSON_ACKNOWLEDGING
 from netra_trio.values import frozen
