@@ -116,6 +116,19 @@ async def test_a_proxy_that_recovers(
         assert client.stats.last_resume_verdict == "exact"
 
 
+async def test_a_proxy_that_ends_websockets(proxy: StrippingProxy) -> None:
+    proxy.strips = False
+    url, token = f"ws://{proxy.address}/ws", sign("ended")
+    async with connect(url, token=token, random=lambda: 0.0) as client:
+        assert str(client.stats.transport) == "websocket"
+        run = await client.send("count", agent="count")
+        for _ in range(fallback.SHORT_LIVES):
+            await reconnected(client, proxy)
+        assert str(client.stats.transport) != "websocket"
+        assert await run.text() == COUNTED
+        await use(client)
+
+
 async def test_tls(proxy: StrippingProxy) -> None:
     authority = trustme.CA()
     ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
