@@ -6,7 +6,7 @@ run; `POST /ag-ui/{agent}/stop` does. docs/doors-ag-ui.md has the rules.
 """
 
 from collections.abc import Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any
 
@@ -191,7 +191,24 @@ class _Request:
             for entry, each in zip(self._input.resume, asked, strict=True)
             if each.message is message
         }
-        return _Reading(self._known(message), of_run)
+        return _Reading(await self._again(message), of_run)
+
+    async def _again(self, message: Mapping[str, Any]) -> StartedRun:
+        """Return the run of a message; if the input has the message, its end has the result."""
+        key = self._input.message_id
+        if key is not None and message.get("correlation_id") == key:
+            with suppress(Refused):  # the text may be another one
+                return await self.runs.start(self._payload, key)
+        return self._known(message)
+
+    @property
+    def _payload(self) -> dict[str, Any]:
+        run_input = self._input
+        return {
+            "content": run_input.text,
+            "thread_id": run_input.thread_id,
+            "agent": self._agent,
+        }
 
     def _known(self, message: Mapping[str, Any]) -> StartedRun:
         """Return the run of a message of the history."""
@@ -215,11 +232,7 @@ class _Request:
         """Start the run of the message, or find the one that it has started."""
         run_input = self._input
         known = [each for each in listed if run_input.is_message(each)]
-        payload = {
-            "content": run_input.text,
-            "thread_id": run_input.thread_id,
-            "agent": self._agent,
-        }
+        payload = self._payload
         key = run_input.message_id
         if known:
             newest, again = known[-1], run_input.regenerated_key
