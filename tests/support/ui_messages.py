@@ -17,7 +17,7 @@ DONE = "[DONE]"
 def chunks(body: str) -> list[dict[str, Any]]:
     """Return the chunks of a complete stream."""
     *events, rest = body.split("\n\n")
-    assert rest == ""
+    assert rest == "", body
     data = [event.removeprefix("data: ") for event in events if not event.startswith(":")]
     assert data[-1] == DONE
     return [orjson.loads(each) for each in data[:-1]]
