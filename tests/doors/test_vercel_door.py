@@ -43,6 +43,10 @@ class Recorder:
                     await run.emit(word + " ")
             elif kind == "approve":
                 return await self._approve(run)
+            elif kind == "both":
+                run.nursery.start_soon(self._look, run)
+                await wait_all_tasks_blocked()
+                return await self._approve(run)
             elif kind == "ask":
                 answer = await run.ask("Which?", schema={"type": "string"})
                 return f"You said {answer}."
@@ -55,6 +59,11 @@ class Recorder:
             self.cancelled.append(run.content)
             raise
         return None
+
+    async def _look(self, run: Run) -> None:
+        async with run.tool("look") as tool:
+            await self.steps.acquire()
+            tool.result = "seen"
 
     async def _approve(self, run: Run) -> str:
         await run.emit("Well. ")
@@ -420,6 +429,29 @@ async def test_an_approved_call_continues_its_part(autojump_clock: MockClock) ->
         output = {"type": "tool-output-available", "toolCallId": question_id, "output": "gone"}
         assert output in told
         assert text_of(told) == "Done."
+
+
+async def test_a_call_that_ends_while_another_one_is_approved(autojump_clock: MockClock) -> None:
+    async with running() as (app, recorder):
+        told = await ask(app, body("both it"))
+        call_id, question_id = [
+            each["toolCallId"] for each in told if each["type"] == "tool-input-available"
+        ]
+        recorder.steps.release()
+        await wait_all_tasks_blocked()
+        yes = approval(question_id, True, run_of(told))
+        open_part = {"type": "dynamic-tool", "state": "input-available", "toolCallId": call_id}
+        yes["messages"][-1]["parts"].append(open_part)
+        recorder.steps.release()
+        rest = await ask(app, yes)
+        again = await ask(app, yes)  # after the end of the run
+        for each in (rest, again):
+            outputs = {
+                chunk["toolCallId"]: chunk["output"]
+                for chunk in each
+                if chunk["type"] == "tool-output-available"
+            }
+            assert outputs == {call_id: "seen", question_id: "gone"}
 
 
 async def test_a_denied_call(autojump_clock: MockClock) -> None:

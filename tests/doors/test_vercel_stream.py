@@ -141,6 +141,15 @@ def test_shortened_arguments_are_those_of_the_approved_call() -> None:
     closed = [ClosedQuestion(APPROVAL, "approved", approve=True)]
     (part,) = shown(asked, translate(rest, closed=closed))["parts"]
     assert (part["toolCallId"], part["state"]) == ("q1", "output-available")
+    cut = {"question_id": "q1", "kind": "approval", "tool_name": "rm", "truncated": True}
+    rest = [calling("rm", "t3", {"path": "x"}), called("t3", "rm", success=True), ENDED]
+    told = chunks(translate(rest, closed=[ClosedQuestion(cut, "approved", approve=True)]))
+    assert "q1" in [each.get("toolCallId") for each in told]
+
+
+def test_a_call_of_an_earlier_stream_is_closed_with_the_run() -> None:
+    told = chunks(translate([end("cancelled")], tools=["t1"]))
+    assert [each["toolCallId"] for each in told if "errorText" in each] == ["t1"]
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ A chat is a thread. The history is the server's: of what a client posts, only th
 the answers to questions, are taken. See docs/doors-vercel.md.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
 import trio
@@ -19,6 +19,7 @@ from netra_trio.endpoints.doors.connection import DoorConnection, open_connectio
 from netra_trio.endpoints.doors.runs import (
     HISTORY_PAGES,
     ConnectionEnded,
+    Frame,
     RunReader,
     StartedRun,
 )
@@ -39,6 +40,7 @@ from netra_trio.protocol.messages import (
     AgentAnswered,
     OnBusy,
     RunStatus,
+    ToolCompleted,
 )
 from netra_trio.protocol.problem import Refused, problem
 from netra_trio.telemetry.events import DoorAnswered, DoorOutcome
@@ -91,14 +93,25 @@ class _Visit:
         *,
         listed: Listed | None = None,
         after: str | None = None,
+        before: Sequence[Frame] = (),
     ) -> None:
-        """Stream the events of a run; see `RunReader.events`."""
+        """Stream the events of a run, behind others; see `RunReader.events`."""
         self.owns_run = not run.is_duplicate
         with self.connection.following(run.run_id):
-            frames = self.runs.events(run, listed=listed, after=after)
+            frames = _behind(before, self.runs.events(run, listed=listed, after=after))
             responder = self.call.responder
             self.outcome = await stream_run(responder, self.connection, frames, translator)
         self.owns_run = self.owns_run and not translator.has_ended
+
+
+async def _behind(
+    before: Sequence[Frame], frames: AsyncGenerator[Frame, None]
+) -> AsyncGenerator[Frame, None]:
+    async with aclosing(frames):
+        for frame in before:
+            yield frame
+        async for frame in frames:
+            yield frame
 
 
 _Act = Callable[[_Visit], Awaitable[Answer | None]]
@@ -167,12 +180,12 @@ async def _chat(visit: _Visit) -> Answer | None:
 async def _stream(visit: _Visit) -> Answer | None:
     chat_id = _chat_id(visit.call, _PATHS["stream"])
     listed = await _unfinished(visit.runs, chat_id)
-    wanted = visit.call.request.headers.get(LAST, [])
+    wanted = visit.call.request.headers.get(LAST, [""])[0]
     run = None
     if listed:
         last = listed[-1]
         run = StartedRun(last["run_id"], last["message_id"], chat_id, True, last["status"])
-    elif wanted and (found := await _find(visit.runs, chat_id, wanted[0])) is not None:
+    elif wanted and (found := await _find(visit.runs, chat_id, wanted)) is not None:
         run = _run_of(found, chat_id)
     if run is None:
         return Answer(204)
@@ -272,8 +285,31 @@ async def _continue(visit: _Visit, chat: Chat) -> None:
         run_id, question = await _close(visit.runs, chat.chat_id, given, listed)
         closed.append(question)
     run = StartedRun(run_id, "", chat.chat_id, True, RunStatus.RUNNING)
-    translator = UIMessageStream(run_id, chat.chat_id, closed=closed, metadata=chat.metadata)
-    await visit.answer(run, translator, listed=listed, after=chat.given[-1].question_id)
+    translator = UIMessageStream(
+        run_id, chat.chat_id, closed=closed, metadata=chat.metadata, tools=chat.tools
+    )
+    ended = await _ended_calls(visit.runs, chat, run_id, listed) if chat.tools else []
+    after = chat.given[-1].question_id
+    await visit.answer(run, translator, listed=listed, after=after, before=ended)
+
+
+async def _ended_calls(
+    runs: RunReader, chat: Chat, run_id: str, listed: Listed
+) -> list[dict[str, Any]]:
+    """Return the ends of tool calls that began before a question, and ended while it was open."""
+
+    def steps_of(message: Mapping[str, Any]) -> Any:
+        is_answer = message["role"] == "agent" and message.get("run", {}).get("run_id") == run_id
+        return message.get("steps") if is_answer else None
+
+    steps = next((each.get("steps") for each in listed if each["run_id"] == run_id), None)
+    if steps is None:
+        steps = await _search(runs, chat.chat_id, steps_of)
+    return [
+        {"type": ToolCompleted.TYPE, "payload": step}
+        for step in steps or ()
+        if step.get("tool_call_id") in chat.tools and "success" in step
+    ]
 
 
 async def _close(

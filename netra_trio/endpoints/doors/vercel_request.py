@@ -23,6 +23,7 @@ from netra_trio.protocol.problem import Refused, problem
 SUBMIT, REGENERATE = "submit-message", "regenerate-message"
 
 _TRIGGERS = (SUBMIT, REGENERATE)
+_OPEN = "input-available"  # the state of a tool call without a result
 _FILES = frozenset({"file", "reasoning-file"})
 
 
@@ -69,6 +70,7 @@ class Chat:
         said: The message; None where there are answers.
         given: The answers.
         metadata: The metadata of the message that the answers continue.
+        tools: The tool calls of that message that have no result.
     """
 
     chat_id: str
@@ -76,6 +78,7 @@ class Chat:
     said: Said | None = None
     given: tuple[Given, ...] = ()
     metadata: Mapping[str, Any] | None = None
+    tools: frozenset[str] = frozenset()
 
 
 def check_chat_id(value: object, path: str) -> str:
@@ -113,9 +116,12 @@ def decode_chat(body: object) -> Chat:
         continued = _continued(messages, target)
         given = _given(body, messages, continued)
         if given:
-            metadata = None if continued is None else messages[continued].get("metadata")
+            if continued is None:
+                return Chat(chat_id, agent, given=given)
+            metadata = messages[continued].get("metadata")
             known = metadata if isinstance(metadata, dict) else None
-            return Chat(chat_id, agent, given=given, metadata=known)
+            tools = _open_tools(messages[continued], continued)
+            return Chat(chat_id, agent, given=given, metadata=known, tools=tools)
     said = _said(messages, target, regenerates=trigger == REGENERATE)
     return Chat(chat_id, agent, said=said)
 
@@ -145,6 +151,12 @@ def _given(
         text = "a message of the assistant needs an answered approval, or the body an answer"
         raise _bad(f"$.messages[{continued}]: {text}")
     return given
+
+
+def _open_tools(message: Mapping[str, Any], place: int) -> frozenset[str]:
+    open_parts = (part for _, part in _parts(message, place) if part.get("state") == _OPEN)
+    calls = (part.get("toolCallId") for part in open_parts)
+    return frozenset(call for call in calls if isinstance(call, str))
 
 
 def _answer(answer: object) -> Given:

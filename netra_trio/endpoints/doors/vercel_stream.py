@@ -17,7 +17,7 @@ Left out, because the protocol has no place for it: the numbers of thoughts, the
 the position of a queued run, and binary results.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -76,6 +76,7 @@ class UIMessageStream:
         thread_id: Its thread.
         closed: The questions whose answers the stream continues; empty for the start of a run.
         metadata: The metadata of the message that it continues.
+        tools: The tool calls of that message that have no result.
 
     Attributes:
         is_complete: Whether the stream is complete: the run has ended, or asks.
@@ -92,6 +93,7 @@ class UIMessageStream:
         *,
         closed: Sequence[ClosedQuestion] = (),
         metadata: Mapping[str, Any] | None = None,
+        tools: Iterable[str] = (),
     ) -> None:
         self._run_id = run_id
         self._thread_id = thread_id
@@ -99,7 +101,8 @@ class UIMessageStream:
         self._usage = _usage_of(metadata)
         self._text: str | None = None  # the id of the open block
         self._blocks = 0
-        self._tools: dict[str, str] = {}  # the part of each call that has not ended
+        # The part of each call that has not ended.
+        self._tools: dict[str, str] = {call_id: call_id for call_id in tools}
         self._approved: list[Mapping[str, Any]] = []  # questions whose call has not begun
         self.is_complete = False
         self.has_ended = False
@@ -269,7 +272,8 @@ def _is_call_of(event: Mapping[str, Any], question: Mapping[str, Any]) -> bool:
     """Whether a tool call is the one that was approved; shortened arguments are not compared."""
     if event["tool_name"] != question["tool_name"]:
         return False
-    return bool(event.get("truncated")) or event.get("arguments") == question.get("arguments")
+    is_cut = event.get("truncated") or question.get("truncated")
+    return bool(is_cut) or event.get("arguments") == question.get("arguments")
 
 
 def _tool(call_id: str, name: str, arguments: Any) -> bytes:
