@@ -1,8 +1,10 @@
 // Reads UI message streams with the Vercel AI SDK, which checks each chunk against its schema.
-// Argument: a list of conversations, each a list of the bodies of answers. A later body continues
-// the message of the body before it.
-// Prints for each conversation the message, and the text of the error that ended it.
+// Prints the port of an HTTP server. A request has the list of the bodies of answers, of which a
+// later one continues the message of the one before it. The answer has the message, and the text of
+// the error that ended it.
 
+import http from "node:http";
+import { json } from "node:stream/consumers";
 import { DefaultChatTransport, readUIMessageStream } from "ai";
 
 async function read(bodies) {
@@ -21,6 +23,7 @@ async function read(bodies) {
   return { message, error: null };
 }
 
-const results = [];
-for (const bodies of JSON.parse(process.argv[2])) results.push(await read(bodies));
-console.log(JSON.stringify(results));
+const server = http.createServer(async (request, response) => {
+  response.end(JSON.stringify(await read(await json(request))));
+});
+server.listen(0, "127.0.0.1", () => console.log(JSON.stringify({ port: server.address().port })));

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 from support.markdown import DOCS, blocks_of
-from support.node import evaluate
+from support.node import PROGRAMS, evaluate
 
 from netra_trio.endpoints.doors.vercel_request import Given, Said, check_chat_id, decode_chat
 from netra_trio.protocol.codes import ErrorCode
@@ -134,3 +134,9 @@ def test_the_printed_transport_sends_the_newest_message_alone() -> None:
     chat = decode_chat(posted)
     assert chat.said == Said("new", "m2", None, regenerates=False)
     assert (chat.agent, len(posted["messages"])) == ("shop", 1)
+
+
+def test_the_page_names_the_tested_versions() -> None:
+    tested = orjson.loads((PROGRAMS / "package.json").read_bytes())["dependencies"]
+    text = (DOCS / "doors-vercel.md").read_text(encoding="utf-8")
+    assert all(f"`{name}` {tested[name]}" in text for name in ("ai", "@ai-sdk/react"))

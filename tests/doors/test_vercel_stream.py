@@ -1,11 +1,10 @@
 """The UI message stream: each event's chunks, read by the Vercel AI SDK itself."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-from support.node import run_script
-from support.ui_messages import chunks, sdk_streams
+from support.ui_messages import chunks, sdk_reader
 
 from netra_trio.endpoints.doors.vercel_stream import ClosedQuestion, UIMessageStream
 from netra_trio.protocol.codes import ErrorCode
@@ -68,11 +67,22 @@ def translate(frames: Sequence[Frame], **options: Any) -> str:
     return data.decode()
 
 
-def shown(*bodies: str) -> Any:
+@pytest.fixture(scope="module")
+def sdk() -> Iterator[Callable[..., Any]]:
+    with sdk_reader() as read:
+        yield read
+
+
+@pytest.fixture
+def shown(sdk: Callable[..., Any]) -> Callable[..., Any]:
     """Return what the SDK reads: the parts without the starts of steps, and the error."""
-    (read,) = sdk_streams([list(bodies)])
-    read["parts"] = [part for part in read["message"]["parts"] if part["type"] != "step-start"]
-    return read
+
+    def read_parts(*bodies: str) -> Any:
+        read = sdk(*bodies)
+        parts = read["message"]["parts"]
+        return {**read, "parts": [part for part in parts if part["type"] != "step-start"]}
+
+    return read_parts
 
 
 ANSWER = [
@@ -89,7 +99,7 @@ ANSWER = [
 ]
 
 
-def test_the_parts_of_an_answer() -> None:
+def test_the_parts_of_an_answer(shown: Callable[..., Any]) -> None:
     read = shown(translate(ANSWER))
     tool = {"type": "dynamic-tool", "toolName": "look", "providerExecuted": True}
     assert read["error"] is None
@@ -110,7 +120,9 @@ def test_the_parts_of_an_answer() -> None:
     ]
 
 
-def test_an_approval_ends_the_stream_and_its_answer_continues_the_tool() -> None:
+def test_an_approval_ends_the_stream_and_its_answer_continues_the_tool(
+    shown: Callable[..., Any],
+) -> None:
     asked = translate([STARTED, delta("I will "), frame("agent_asking", **APPROVAL)])
     assert chunks(asked)[-1] == {"type": "finish", "finishReason": "tool-calls"}
     part = shown(asked)["parts"][-1]
@@ -135,7 +147,7 @@ def test_an_approval_ends_the_stream_and_its_answer_continues_the_tool() -> None
     ]
 
 
-def test_shortened_arguments_are_those_of_the_approved_call() -> None:
+def test_shortened_arguments_are_those_of_the_approved_call(shown: Callable[..., Any]) -> None:
     asked = translate([STARTED, frame("agent_asking", **APPROVAL)])
     rest = [calling("rm", "t3", "cut", truncated=True), called("t3", "rm", success=True), ENDED]
     closed = [ClosedQuestion(APPROVAL, "approved", approve=True)]
@@ -161,7 +173,9 @@ def test_a_call_of_an_earlier_stream_is_closed_with_the_run() -> None:
         ("cancelled", True, {"approved": False, "reason": "cancelled"}),
     ],
 )
-def test_a_call_that_is_not_approved(outcome: str, approve: bool, response: Any) -> None:
+def test_a_call_that_is_not_approved(
+    shown: Callable[..., Any], outcome: str, approve: bool, response: Any
+) -> None:
     asked = translate([STARTED, frame("agent_asking", **APPROVAL)])
     closed = [ClosedQuestion(APPROVAL, outcome, approve=approve)]
     rest = translate([delta("Then not."), ENDED], closed=closed)
@@ -179,7 +193,7 @@ def test_another_client_has_approved() -> None:
     assert {"type": "tool-approval-response", "approvalId": "q1", "approved": True} in rest
 
 
-def test_a_question_is_a_data_part_that_its_answer_changes() -> None:
+def test_a_question_is_a_data_part_that_its_answer_changes(shown: Callable[..., Any]) -> None:
     asked = translate([STARTED, frame("agent_asking", **QUESTION)])
     data = {
         "questionId": "q2",
@@ -206,7 +220,9 @@ def test_a_question_is_a_data_part_that_its_answer_changes() -> None:
         ([end("cancelled", error={"error": "The budget is spent."})], "The budget is spent."),
     ],
 )
-def test_a_run_without_an_answer(frames: list[Frame], error: str) -> None:
+def test_a_run_without_an_answer(
+    shown: Callable[..., Any], frames: list[Frame], error: str
+) -> None:
     body = translate([STARTED, delta("Hel"), calling(), *frames])
     read = shown(body)
     assert read["error"] == error
@@ -216,7 +232,7 @@ def test_a_run_without_an_answer(frames: list[Frame], error: str) -> None:
     assert read["message"]["metadata"]["status"] == frames[0]["payload"]["status"]
 
 
-def test_a_stop_aborts_and_leaves_no_open_tool() -> None:
+def test_a_stop_aborts_and_leaves_no_open_tool(shown: Callable[..., Any]) -> None:
     asked = translate([STARTED, frame("agent_asking", **APPROVAL)])
     closed = [ClosedQuestion(APPROVAL, "approved", approve=True)]
     body = translate([end("cancelled")], closed=closed)
@@ -225,7 +241,7 @@ def test_a_stop_aborts_and_leaves_no_open_tool() -> None:
     assert (read["error"], read["parts"][0]["errorText"]) == (None, "The tool was not called.")
 
 
-def test_usage_is_added_up_also_over_the_answers_of_a_message() -> None:
+def test_usage_is_added_up_also_over_the_answers_of_a_message(shown: Callable[..., Any]) -> None:
     used = frame("agent_usage", model="m", input_tokens=3, output_tokens=4)
     first = shown(translate([used, used, ENDED]))["message"]["metadata"]
     assert first["usage"] == {"inputTokens": 6, "outputTokens": 8, "totalTokens": 14}
@@ -260,7 +276,7 @@ def test_the_result_of_a_call_that_began_before() -> None:
     assert told in chunks(body)
 
 
-def test_a_lost_run() -> None:
+def test_a_lost_run(shown: Callable[..., Any]) -> None:
     translator = UIMessageStream("r", "thread")
     body = translator.begin() + translator.event(delta("Hel"))
     assert translator.event({"type": "heartbeat", "payload": {}}) == b""
@@ -273,6 +289,6 @@ def test_a_lost_run() -> None:
     assert read["parts"] == [{"type": "text", "text": "Hel", "state": "done"}]
 
 
-def test_the_sdk_refuses_what_is_no_chunk() -> None:
-    (read,) = run_script("ui_stream.mjs", [['data: {"type":"text-start"}\n\n']])
+def test_the_sdk_refuses_what_is_no_chunk(sdk: Callable[..., Any]) -> None:
+    read = sdk('data: {"type":"text-start"}\n\n')
     assert "Type validation failed" in read["error"]
