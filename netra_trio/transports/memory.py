@@ -102,6 +102,12 @@ class _Direction:
             self.closed, self.reason = code, reason
         self._changed.unpark_all()
 
+    async def wait_closed(self) -> int:
+        """Wait for the close; return its code."""
+        while self.closed is None:
+            await self._changed.park()
+        return self.closed
+
     def cut(self) -> None:
         """Close the direction as a lost network does: frames on their way are lost."""
         self._frames.clear()
@@ -188,6 +194,13 @@ class MemoryClient:
     def close_reason(self) -> str:
         """The reason that the server closed with; empty without one."""
         return self._to_client.reason
+
+    async def answer_close(self) -> None:
+        """Wait for the end of the connection, and answer a close frame of the server.
+
+        `receive` does it too, after the frames before it, which can be received later all the same.
+        """
+        self._to_server.close(await self._to_client.wait_closed())
 
     def close(self, code: int = 1000) -> None:
         """Send a close frame; frames sent before it arrive."""

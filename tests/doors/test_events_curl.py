@@ -1,16 +1,20 @@
 """The events door over real sockets, with curl: streams and polls that are cut, and their ends."""
 
+import json
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.curl import CurlPolls, CurlStream, answered, post, say
-from support.server import Frame, Server, serving, sign, stock_serving, write_agents
+from support.curl import CurlPolls, CurlStream, answered, environ, post, say
+from support.markdown import ROOT, blocks
+from support.server import SOON, Frame, Server, serving, sign, stock_serving, write_agents
 
+PAGE = ROOT / "docs" / "doors-events.md"
 TOKENS = 24
 ANSWER = "".join(f"{number} " for number in range(TOKENS))
 SOURCE = f"""
@@ -209,3 +213,23 @@ def test_refusals(server: Server) -> None:
 def test_the_configuration_names_the_door(server: Server) -> None:
     doors: dict[str, Any] = server.http("GET", "/ws/config").json()["websocket_config"]["doors"]
     assert doors == {"events": {"stream": "/ws/events", "messages": "/ws/messages"}}
+
+
+def test_the_example_of_the_page(server: Server, tmp_path: Path) -> None:
+    script = "\n".join(block.text for block in blocks("sh") if block.page == PAGE)
+    done = subprocess.run(  # noqa: S603 - the project's own documentation
+        ["/bin/sh", "-euc", script],
+        cwd=tmp_path,
+        env={**environ(), "SERVER": f"http://{server.address}", "TOKEN": sign("page")},
+        timeout=SOON,
+        check=False,
+    )
+    assert done.returncode == 0
+    stream = (tmp_path / "events.txt").read_text()
+    assert "id: 1\ndata: " in stream
+    assert '"type":"agent_completed"' in stream
+    frames = json.loads((tmp_path / "poll.json").read_text())["frames"]
+    assert frames[0]["payload"]["resume"]["verdict"] == "exact"
+    numbers = [frame.get("seq_from", frame["seq"]) for frame in frames[1:]]
+    assert numbers[0] == 2
+    assert frames[-1]["type"] == "agent_completed"

@@ -228,6 +228,17 @@ async def test_a_drain(autojump_clock: MockClock) -> None:
             assert (answer.status, (await answer.json())["code"]) == (503, "SERVER_DRAINING")
 
 
+async def test_a_drain_does_not_wait_for_the_next_poll(autojump_clock: MockClock) -> None:
+    async with open_app(doors=EVENTS) as app:
+        poller = Poller(app)
+        await poller.poll()
+        since = trio.current_time()
+        await app.drain()
+        assert trio.current_time() - since < 1
+        assert kinds(await poller.poll()) == ["server_draining"]
+        assert poller.close == {"code": CloseCode.RESTART, "reason": "drained"}
+
+
 async def test_a_close_between_two_polls(autojump_clock: MockClock) -> None:
     async with open_app(doors=EVENTS, max_connections_per_user=1) as app:
         poller = Poller(app)

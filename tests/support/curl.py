@@ -13,6 +13,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import IO, Any, NoReturn, Self
 
 import pytest
@@ -38,12 +39,19 @@ def _program() -> tuple[str, dict[str, str]]:
     return str(folder / "usr/bin/curl"), {"LD_LIBRARY_PATH": ":".join(libraries(folder))}
 
 
+def environ() -> dict[str, str]:
+    """Return the environment of a script that runs curl."""
+    program, more = _program()
+    path = os.pathsep.join([str(Path(program).parent), os.environ["PATH"]])
+    return {"PATH": path, "NO_PROXY": "*", **more}
+
+
 def curl(*arguments: str) -> "subprocess.Popen[str]":
     """Start curl."""
-    program, environ = _program()
+    program, more = _program()
     return subprocess.Popen(  # noqa: S603 - a test's own command line
         [program, "--silent", "--show-error", "--no-buffer", "--noproxy", "*", *arguments],
-        env={"PATH": os.environ["PATH"], **environ},
+        env={"PATH": os.environ["PATH"], **more},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

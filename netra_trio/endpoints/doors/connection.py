@@ -103,6 +103,13 @@ class DoorConnection:
         """The reason that the server closed the connection with; empty without one."""
         return self._client.close_reason
 
+    async def answer_close(self) -> None:
+        """Wait for the end of the connection, and let the server end its part of it at once.
+
+        For a door that may not receive when the connection ends; it can receive its frames later.
+        """
+        await self._client.answer_close()
+
     def abandon(self) -> None:
         """End the connection as one whose client has left without a word."""
         self._client.close(ABNORMAL)

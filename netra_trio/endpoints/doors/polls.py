@@ -288,9 +288,11 @@ class Polls:
                     replaced.replaced()
                 opening.is_done.set()
                 try:
-                    with waiting:
-                        await trio.sleep_forever()
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(connection.answer_close)  # a drain waits for no poll
+                        with waiting:
+                            await trio.sleep_forever()
+                        connection.abandon()
                 finally:
                     if self._held.get(session_id) is held:
                         del self._held[session_id]
-            connection.abandon()
