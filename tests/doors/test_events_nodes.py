@@ -78,6 +78,14 @@ async def test_a_frame_reaches_the_stream_at_another_node(autojump_clock: MockCl
         assert (await post(two, alice.session_id, PING))[0] == 404
 
 
+async def test_the_largest_body_at_another_node(autojump_clock: MockClock) -> None:
+    async with open_apps(2, max_message_size=65_536) as nodes, stream(nodes.apps[0]) as alice:
+        body = b"x" * 16 * 65_536
+        assert (await post(nodes.apps[1], alice.session_id, None, body=body))[0] == 202
+        (error,) = await alice.until("error")
+        assert error["payload"]["code"] == "MESSAGE_TOO_LARGE"
+
+
 async def test_sessions_that_are_not_kept_are_found(autojump_clock: MockClock) -> None:
     async with open_apps(2, resume_window_ms=0) as nodes, stream(nodes.apps[0]) as alice:
         assert (await post(nodes.apps[1], alice.session_id, PING))[0] == 202

@@ -137,7 +137,8 @@ async def test_a_resume_that_is_asked_for(autojump_clock: MockClock) -> None:
         assert await poller.poll(1) == []
 
 
-async def test_a_second_poll_ends_the_first(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_second_poll_ends_the_first(at_once: bool, autojump_clock: MockClock) -> None:
     async with open_app(doors=EVENTS) as app:
         poller = Poller(app)
         await poller.poll()
@@ -150,12 +151,24 @@ async def test_a_second_poll_ends_the_first(autojump_clock: MockClock) -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(wait)
-                await wait_all_tasks_blocked()
+                if not at_once:
+                    await wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
             assert [body for _, body in bodies] == [{"frames": []}] * 2
             assert await poller.send("ping") == 202
         (*_, (seconds, last)) = bodies
         assert kinds(last["frames"]) == ["pong"]
         assert seconds < 1
+
+
+async def test_resumes_hold_one_connection(autojump_clock: MockClock) -> None:
+    async with open_app(doors=EVENTS) as app:
+        poller, tasks = Poller(app), []
+        for _ in range(5):
+            await poller.poll(more="&resume=1")
+            await wait_all_tasks_blocked()
+            tasks.append(trio.lowlevel.current_statistics().tasks_living)
+        assert tasks[1:] == [tasks[0]] * 4
 
 
 async def test_a_connection_stays_for_an_interval(autojump_clock: MockClock) -> None:
