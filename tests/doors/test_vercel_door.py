@@ -1,137 +1,28 @@
 """The door of the Vercel AI SDK in virtual time: keys, reconnects, answers, stops and refusals."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
-
 import pytest
 import trio
-from support.doors import HttpAnswer, open_app, request
-from support.ui_messages import chunks
+from support.doors import request
+from support.vercel import (
+    CHAT,
+    WINDOW,
+    Body,
+    ask,
+    body,
+    outcomes,
+    posted,
+    read,
+    resumed,
+    run_of,
+    running,
+    stopped,
+    text_of,
+)
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from netra_trio import agent
-from netra_trio.agents.run import Agent, Run
-from netra_trio.errors import ToolDenied
 from netra_trio.ids import ThreadId, UserId
 from netra_trio.server.application import Application
 from netra_trio.telemetry.events import DoorOutcome
-
-CHAT = "/api/chat"
-WINDOW = 120.0  # seconds: the default resume window
-
-Body = dict[str, Any]
-
-
-class Recorder:
-    """Counts the runs, and lets a test start the pieces of the answers."""
-
-    def __init__(self) -> None:
-        self.runs: list[str] = []
-        self.cancelled: list[str] = []
-        self.steps = trio.Semaphore(0)
-
-    async def __call__(self, run: Run) -> str | None:
-        self.runs.append(run.content)
-        kind, _, rest = run.content.partition(" ")
-        try:
-            if kind == "say":
-                return rest
-            if kind == "step":
-                for word in rest.split():
-                    await self.steps.acquire()
-                    await run.emit(word + " ")
-            elif kind == "approve":
-                return await self._approve(run)
-            elif kind == "both":
-                run.nursery.start_soon(self._look, run)
-                await wait_all_tasks_blocked()
-                return await self._approve(run)
-            elif kind == "ask":
-                answer = await run.ask("Which?", schema={"type": "string"})
-                return f"You said {answer}."
-            elif kind == "flood":
-                while True:
-                    await run.emit("x" * 1000)
-            else:
-                raise RuntimeError("unknown")
-        except trio.Cancelled:
-            self.cancelled.append(run.content)
-            raise
-        return None
-
-    async def _look(self, run: Run) -> None:
-        async with run.tool("look") as tool:
-            await self.steps.acquire()
-            tool.result = "seen"
-
-    async def _approve(self, run: Run) -> str:
-        await run.emit("Well. ")
-        try:
-            async with run.tool("rm", approve=True, path="x") as tool:
-                await self.steps.acquire()
-                tool.result = "gone"
-        except ToolDenied as denied:
-            return f"Not allowed: {denied.args[0]}"
-        await run.emit("Done.")
-        return ""
-
-
-@asynccontextmanager
-async def running(**settings: Any) -> AsyncIterator[tuple[Application, Recorder]]:
-    recorder = Recorder()
-    agents: dict[str, Agent] = {"work": recorder, "long": agent(recorder, unattended="continue")}
-    async with open_app(agents=agents, doors=("vercel",), **settings) as app:
-        yield app, recorder
-
-
-def said(text: str, message_id: str = "m1") -> Body:
-    return {"id": message_id, "role": "user", "parts": [{"type": "text", "text": text}]}
-
-
-def body(text: str, message_id: str = "m1", chat: str = "c1", **more: Any) -> Body:
-    message = said(text, message_id)
-    return {"id": chat, "messages": [message], "trigger": "submit-message", **more}
-
-
-def posted(app: Application, json: Body, **options: Any) -> Any:
-    return request(app, "POST", CHAT, json=json, **options)
-
-
-def resumed(app: Application, chat: str = "c1", **options: Any) -> Any:
-    return request(app, "GET", f"{CHAT}/{chat}/stream", **options)
-
-
-async def stopped(app: Application, chat: str = "c1", **options: Any) -> Any:
-    async with request(app, "POST", f"{CHAT}/{chat}/stop", **options) as answer:
-        assert answer.status == 200
-        return (await answer.json())["stopped"]
-
-
-async def ask(app: Application, json: Body, **options: Any) -> list[Body]:
-    """Post, and return the chunks of the whole answer."""
-    async with posted(app, json, **options) as answer:
-        return await read(answer)
-
-
-async def read(answer: HttpAnswer) -> list[Body]:
-    text = await answer.text()
-    assert answer.status == 200, text
-    return chunks(text)
-
-
-def text_of(told: list[Body]) -> str:
-    return "".join(each["delta"] for each in told if each["type"] == "text-delta")
-
-
-def run_of(told: list[Body]) -> str:
-    run_id: str = told[0]["messageId"]
-    return run_id
-
-
-def outcomes(app: Application) -> dict[str, int]:
-    counts = app.instruments.metrics.door_requests.items()
-    return {str(key[1]): count for key, count in counts if count}
 
 
 async def test_an_answer_and_its_headers(autojump_clock: MockClock) -> None:
@@ -388,119 +279,6 @@ async def test_ids_that_are_too_long_together(autojump_clock: MockClock) -> None
             assert answer.status == 400
             assert "together" in await answer.text()
         await ask(app, {**again, "messageId": "r" * 27})
-
-
-def approval(question_id: str, approved: bool, run_id: str = "run") -> Body:
-    part = {
-        "type": "dynamic-tool",
-        "toolName": "rm",
-        "toolCallId": question_id,
-        "state": "approval-responded",
-        "input": {"path": "x"},
-        "approval": {"id": question_id, "approved": approved},
-    }
-    message = {"id": run_id, "role": "assistant", "parts": [part]}
-    return {"id": "c1", "messages": [said("approve"), message], "messageId": run_id}
-
-
-async def _asked(app: Application, text: str = "approve it") -> tuple[str, str]:
-    """Return the ids of a question and of its run."""
-    told = await ask(app, body(text))
-    asked = next(
-        each for each in told if each["type"] in {"tool-approval-request", "data-question"}
-    )
-    return asked.get("approvalId") or asked["id"], run_of(told)
-
-
-async def test_an_approved_call_continues_its_part(autojump_clock: MockClock) -> None:
-    async with running() as (app, recorder):
-        question_id, run_id = await _asked(app)
-        async with resumed(app) as answer:  # it stands as it is
-            again = await read(answer)
-        assert again[-1]["finishReason"] == "tool-calls"
-        yes = approval(question_id, True, run_id)
-        async with posted(app, yes) as first:
-            await wait_all_tasks_blocked()
-        recorder.steps.release()
-        async with posted(app, yes) as second:  # the stream was cut: the answer is sent again
-            told = await read(second)
-        assert first.status == 200
-        assert run_of(told) == run_id
-        output = {"type": "tool-output-available", "toolCallId": question_id, "output": "gone"}
-        assert output in told
-        assert text_of(told) == "Done."
-
-
-async def test_a_call_that_ends_while_another_one_is_approved(autojump_clock: MockClock) -> None:
-    async with running() as (app, recorder):
-        told = await ask(app, body("both it"))
-        call_id, question_id = [
-            each["toolCallId"] for each in told if each["type"] == "tool-input-available"
-        ]
-        recorder.steps.release()
-        await wait_all_tasks_blocked()
-        yes = approval(question_id, True, run_of(told))
-        open_part = {"type": "dynamic-tool", "state": "input-available", "toolCallId": call_id}
-        yes["messages"][-1]["parts"].append(open_part)
-        recorder.steps.release()
-        rest = await ask(app, yes)
-        again = await ask(app, yes)  # after the end of the run
-        for each in (rest, again):
-            outputs = {
-                chunk["toolCallId"]: chunk["output"]
-                for chunk in each
-                if chunk["type"] == "tool-output-available"
-            }
-            assert outputs == {call_id: "seen", question_id: "gone"}
-
-
-async def test_a_denied_call(autojump_clock: MockClock) -> None:
-    async with running() as (app, _):
-        question_id, run_id = await _asked(app)
-        told = await ask(app, approval(question_id, False, run_id))
-        assert {"type": "tool-output-denied", "toolCallId": question_id} in told
-        # The agent has emitted text before, so what it returns is not its answer.
-        assert told[-1]["finishReason"] == "stop"
-        late = await ask(app, approval(question_id, True, run_id))
-        response = {"type": "tool-approval-response", "approvalId": question_id}
-        assert {**response, "approved": False, "reason": "denied"} in late
-
-
-async def test_an_answer_after_the_expiry(autojump_clock: MockClock) -> None:
-    async with running(resume_window_ms=600_000) as (app, _):
-        question_id, run_id = await _asked(app)
-        await trio.sleep(301)
-        told = await ask(app, approval(question_id, True, run_id))
-        response = {"type": "tool-approval-response", "approvalId": question_id}
-        assert {**response, "approved": False, "reason": "expired"} in told
-        assert {"type": "tool-output-denied", "toolCallId": question_id} in told
-
-
-async def test_the_answer_to_a_question(autojump_clock: MockClock) -> None:
-    async with running() as (app, _):
-        question_id, run_id = await _asked(app, "ask me")
-        last = {"id": run_id, "role": "assistant", "parts": []}
-        answer = {"questionId": question_id, "answer": 5}
-        json = {"id": "c1", "messages": [said("ask me"), last], "answer": answer}
-        async with posted(app, json) as refused:
-            assert refused.status == 409
-            assert "$.payload.answer" in await refused.text()
-        told = await ask(app, {**json, "answer": {**answer, "answer": "red"}})
-        shown = next(each for each in told if each["type"] == "data-question")
-        assert (shown["id"], shown["data"]["answer"]) == (question_id, "red")
-        assert text_of(told) == "You said red."
-
-
-async def test_an_answer_to_no_question(autojump_clock: MockClock) -> None:
-    async with running() as (app, _):
-        async with posted(app, approval("q_none", True)) as answer:
-            assert answer.status == 409
-        question_id, _ = await _asked(app)
-        async with posted(app, approval("q_none", True)) as answer:
-            assert answer.status == 409
-            assert await answer.text() == "There is no such question in this chat."
-        async with posted(app, approval(question_id, True), user="bob") as answer:
-            assert answer.status == 409
 
 
 async def test_a_stalled_reader_is_cut_and_the_run_goes_on(autojump_clock: MockClock) -> None:
