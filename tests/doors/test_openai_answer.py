@@ -168,6 +168,7 @@ def test_the_error_of_an_agent_has_its_id() -> None:
     assert event["error"]["code"] == "agent_error"
     assert event["error"]["error_id"] == "err_1"
     assert event["error"]["message"].startswith("The agent failed. Try again")
+    assert event["error"]["message"].endswith(" (error_id: err_1)")
 
 
 def test_a_question_ends_the_answer() -> None:

@@ -80,7 +80,8 @@ def _error(
     kind = _LIMITED if code == "rate_limit_exceeded" else kind
     body = {"message": message, "type": kind, "param": param, "code": code}
     if error_id is not None:
-        body["error_id"] = error_id
+        # In the text too, because clients show nothing else.
+        body.update(message=f"{message} (error_id: {error_id})", error_id=error_id)
     return ChatError(status, {"error": body})
 
 
