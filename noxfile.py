@@ -5,6 +5,8 @@ import itertools
 import json
 import math
 import os
+import shutil
+import subprocess
 import sys
 import tarfile
 from collections.abc import Collection
@@ -38,6 +40,10 @@ FRAMEWORKS = {  # extras: their distribution, their adapter, and what their agen
 FRAMEWORK_TESTS = "tests/frameworks"  # likewise
 FIREFOX_TESTS = "tests/firefox"  # session `firefox`
 FIREFOX_DRIVER = "playwright==1.64.1"  # later ones send commands that Debian's Firefox lacks
+OPEN_WEBUI = "open-webui==0.12.4"  # its page is not the same in every release
+OPEN_WEBUI_PYTHONS = ("3.12", "3.11")  # others cannot install it
+OPEN_WEBUI_GB = 12  # of disk, with what pip keeps: PyTorch has libraries for graphics cards
+OPEN_WEBUI_TESTS = "tests/open_webui"  # session `open_webui`
 NODE_FAULTS = "tests/nodes"
 PARTITIONS = "tests/partitions"  # needs the permission to administer the network
 FAULT_ROUNDS = 50
@@ -270,6 +276,22 @@ def firefox(session: nox.Session) -> None:
 
 
 @nox.session
+def open_webui(session: nox.Session) -> None:
+    """Talk to the agents in Open WebUI, over the openai door; `-- picture` takes a picture of it.
+
+    Other arguments go to pytest. Open WebUI has an environment of its own, beside that of nox.
+    """
+    program = {"CI": "true", "OPEN_WEBUI_PYTHON": os.fspath(_install_open_webui(session))}
+    _install(session, "test")
+    if session.posargs == ["picture"]:
+        with session.chdir("tests"):
+            session.run("python", "-m", "support.open_webui_picture", env=program)
+    else:
+        chosen = session.posargs or [OPEN_WEBUI_TESTS]
+        session.run("pytest", "-q", "--numprocesses=0", *chosen, env=program)
+
+
+@nox.session
 def autobahn(session: nox.Session) -> None:
     """Run the WebSocket cases of Autobahn over both hosts; arguments go to kosoku."""
     session.install("--quiet", "--editable", ".", AUTOBAHN)
@@ -362,7 +384,8 @@ def _chosen(session: nox.Session) -> list[str]:
     # One more than cores: many tests wait for seconds, and leave theirs to others.
     workers = f"--numprocesses={min(_cores() + 1, WORKERS_MAX)}"
     ignored = [
-        f"--ignore={path}" for path in (*NGINX, SCHEMAS, FRAMEWORK_TESTS, FIREFOX_TESTS, PARTITIONS)
+        f"--ignore={path}"
+        for path in (*NGINX, SCHEMAS, FRAMEWORK_TESTS, FIREFOX_TESTS, OPEN_WEBUI_TESTS, PARTITIONS)
     ]
     return [workers, *ignored, "--durations=15", "--durations-min=5"]
 
@@ -399,6 +422,42 @@ def _install_packages(session: nox.Session, folder: Path) -> None:
     with session.chdir(folder):
         _run_npm(session, "ci", *quiet)
     stamp.write_text(mark)
+
+
+def _install_open_webui(session: nox.Session) -> Path:
+    """Install Open WebUI with everything that it needs, unless it is; return its Python."""
+    folder = Path(session.virtualenv.location).with_name(OPEN_WEBUI.replace("==", "-"))
+    program, stamp = folder / "bin" / "python", folder / ".installed"
+    if stamp.is_file():
+        return program
+    names = " or ".join(OPEN_WEBUI_PYTHONS)
+    named = (shutil.which(f"python{version}") for version in OPEN_WEBUI_PYTHONS)
+    fitting = (one for one in (sys.executable, *named) if _version(one) in OPEN_WEBUI_PYTHONS)
+    python = next(fitting, None)
+    if python is None:
+        session.error(f"{OPEN_WEBUI} needs Python {names}, and there is none on the PATH")
+    free = shutil.disk_usage(folder.parent).free / 1e9
+    if free < OPEN_WEBUI_GB:
+        session.error(f"{OPEN_WEBUI} takes {OPEN_WEBUI_GB} GB in {folder}, and {free:.1f} are free")
+    session.run_install(python, "-m", "venv", "--clear", os.fspath(folder), external=True)
+    install = [os.fspath(program), "-m", "pip", "install", "--quiet", OPEN_WEBUI]
+    try:
+        session.run_install(*install, external=True)
+    except nox.command.CommandFailed:
+        session.error(f"{OPEN_WEBUI} cannot be installed: pip's reason is above")
+    stamp.touch()
+    return program
+
+
+def _version(python: str | None) -> str | None:
+    """Return the version of a Python as `3.12`; None if it does not run."""
+    if python is None:
+        return None
+    source = "import sys; print(*sys.version_info[:2], sep='.')"
+    done = subprocess.run(  # noqa: S603 - a Python of this machine
+        [python, "-c", source], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _check_newest(session: nox.Session, distribution: str) -> None:
