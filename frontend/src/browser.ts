@@ -64,14 +64,21 @@ const stream: NonNullable<Ports["stream"]> = (request, events) => {
 async function read({ url, ...request }: StreamRequest, events: StreamEvents, signal: AbortSignal): Promise<void> {
   const answer = await fetch(url, { ...request, cache: "no-store", credentials: "omit", signal });
   signal.throwIfAborted();
-  const { headers } = answer;
-  events.head(answer.status, headers.get("Content-Type") ?? "", headers.get("Retry-After"));
-  const body = answer.body?.pipeThrough(new TextDecoderStream()).getReader();
+  const type = answer.headers.get("Content-Type") ?? "";
+  events.head(answer.status, type, answer.headers.get("Retry-After"));
+  if (!type.startsWith("text/event-stream")) {
+    const text = await answer.text();
+    signal.throwIfAborted();
+    events.text(text);
+    return;
+  }
+  const body = answer.body?.getReader();
+  const decoder = new TextDecoder();
   for (;;) {
     const piece = await body?.read();
     signal.throwIfAborted();
     if (piece === undefined || piece.done) return;
-    events.text(piece.value);
+    events.text(decoder.decode(piece.value, { stream: true }));
   }
 }
 

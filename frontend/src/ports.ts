@@ -49,7 +49,7 @@ export interface HttpAnswer {
   readonly retryAfter: string | null;
 }
 
-/** A request whose answer is read piece by piece, as it arrives. */
+/** A request that can be ended; a `text/event-stream` is read piece by piece, as it arrives. */
 export interface StreamRequest {
   readonly method: "GET" | "POST";
   readonly url: string;

@@ -151,6 +151,22 @@ describe("a streamed answer", () => {
     }
   });
 
+  it("of another type is one text, and nothing after it is cancelled", async () => {
+    vi.stubGlobal("fetch", () => Promise.resolve(new Response("{}", { headers: { "Content-Type": "application/json" } })));
+    const { seen } = ask("https://page.example/ws/events");
+    await ended(seen);
+    expect(seen).toEqual([["head", 200, "application/json", null], ["text", "{}"], ["ended", true]]);
+    let control: ReadableStreamDefaultController<Uint8Array> | undefined;
+    const body = new ReadableStream<Uint8Array>({ start: (given) => void (control = given) });
+    vi.stubGlobal("fetch", () => Promise.resolve(new Response(body)));
+    const { seen: begun, cancel } = ask("https://page.example/ws/events");
+    await settle();
+    cancel();
+    control?.close();
+    await settle();
+    expect(begun.map(([kind]) => kind)).toEqual(["head"]);
+  });
+
   it("to a POST can be empty", async () => {
     const { seen } = ask(`${address}/posted`, { method: "POST", body: "{}" });
     await ended(seen);
@@ -181,7 +197,7 @@ describe("a streamed answer", () => {
     vi.stubGlobal("fetch", () => new Promise<Response>((resolve) => (answer = resolve)));
     const { seen, cancel } = ask("https://page.example/ws/events");
     if (reports === 0) cancel();
-    answer(new Response(body));
+    answer(new Response(body, { headers: { "Content-Type": "text/event-stream" } }));
     await settle();
     if (reports === 1) cancel();
     control?.enqueue(new TextEncoder().encode("a"));

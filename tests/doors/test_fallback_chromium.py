@@ -107,9 +107,17 @@ def eventually(page: Page, look: Callable[[], object]) -> None:
         page.wait_for_timeout(20)
 
 
+def cut(page: Page, visitor: Visitor, proxy: Proxy) -> None:
+    """Cut the page's connections, and wait until it has a new one."""
+    before = visitor.asked.count(STREAM)
+    eventually(page, lambda: proxy.cut("/ws/events"))
+    eventually(page, lambda: visitor.asked.count(STREAM) > before)
+
+
 def converse(page: Page, visitor: Visitor, proxy: Proxy, folder: Path) -> None:
     """Have an answer written, cut one in the middle, and stop one; nothing may be lost."""
     user = folder / page.evaluate("crypto.randomUUID()")
+    cut(page, visitor, proxy)  # while nothing happens
     say(page, "hello")
     expect(answers(page).locator(".markdown")).to_have_text(["hello"])
 
@@ -122,9 +130,7 @@ def converse(page: Page, visitor: Visitor, proxy: Proxy, folder: Path) -> None:
     expect(answers(page).last).to_contain_text("first")
     Path(f"{user}-cut").touch()
     for _ in range(CUTS):
-        before = visitor.asked.count(STREAM)
-        proxy.cut()
-        eventually(page, lambda: visitor.asked.count(STREAM) > before)  # noqa: B023 - called here
+        cut(page, visitor, proxy)
     say(page, "sent meanwhile")
     expect(answers(page).locator(".markdown")).to_have_text(
         ["hello", f"first {WORDS}", f"first {WORDS}", "sent meanwhile"]

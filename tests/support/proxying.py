@@ -3,7 +3,7 @@
 with proxying(server.address) as proxy:
     … http://{proxy.address} …
     proxy.collects = True   # no event of a stream comes before the stream ends
-    proxy.cut()             # open connections are closed; new ones are accepted
+    proxy.cut("/ws")        # open connections are closed; new ones are accepted
     proxy.strips = False    # upgrades work again
 """
 
@@ -38,19 +38,25 @@ class Proxy:
     strips: bool = True
     collects: bool = False
     address: str = ""
-    _open: set[trio.CancelScope] = field(factory=set)
+    _open: dict[trio.CancelScope, bytes] = field(factory=dict)
     _token: trio.lowlevel.TrioToken | None = None
     _scope: trio.CancelScope = field(factory=trio.CancelScope)
     _is_ready: threading.Event = field(factory=threading.Event)
 
-    def cut(self) -> None:
-        """Close the connections of all clients."""
-        assert self._token is not None
-        trio.from_thread.run_sync(self._cut, trio_token=self._token)
+    def cut(self, path: str) -> bool:
+        """Close the connections of all clients, if one of them waits for an answer from a path.
 
-    def _cut(self) -> None:
-        for scope in self._open:
+        Returns:
+            Whether there was one.
+        """
+        assert self._token is not None
+        return trio.from_thread.run_sync(self._cut, f"GET {path}?", trio_token=self._token)
+
+    def _cut(self, start: str) -> bool:
+        is_open = any(head.startswith(start.encode()) for head in self._open.values())
+        for scope in self._open if is_open else ():
             scope.cancel()
+        return is_open
 
     def close(self) -> None:
         """Stop."""
@@ -72,15 +78,15 @@ class Proxy:
 
     async def _serve(self, near: trio.SocketStream) -> None:
         with trio.CancelScope() as scope, suppress(*_LOST):
-            self._open.add(scope)
             try:
                 async with near:
-                    await self._relay(near)
+                    await self._relay(near, scope)
             finally:
-                self._open.discard(scope)
+                self._open.pop(scope, None)
 
-    async def _relay(self, near: trio.SocketStream) -> None:
+    async def _relay(self, near: trio.SocketStream, scope: trio.CancelScope) -> None:
         head, rest = await _head(near)
+        self._open[scope] = head
         if not head:
             return
         is_upgrade = not self.strips and b"\r\nupgrade: websocket" in head.lower()

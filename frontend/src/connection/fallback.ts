@@ -56,8 +56,10 @@ export class FallbackSocket implements Socket {
     this.#ports = ports;
     this.#address = address;
     this.#timers = new NamedTimers(ports.timers);
-    if (address.transport === "sse") this.#stream();
-    else this.#poll(address.url, address.hasTicket);
+    const { transport, url, hasTicket } = address;
+    if (transport === "sse") this.#stream();
+    // Without `resume` the server may go on with the polls before, whose frames may be lost.
+    else this.#poll(url.includes("session_id=") ? `${url}&resume=1` : url, hasTicket);
   }
 
   send(data: string): void {

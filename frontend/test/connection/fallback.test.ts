@@ -407,6 +407,16 @@ describe("long polls", () => {
     expect(browser.server.events.polls[established]?.searchParams.has("session_id")).toBe(true);
   });
 
+  it("resume the session after a lost answer, at once", async () => {
+    const { browser, client } = await blocked("long-poll");
+    browser.server.events.answers = [null];
+    browser.server.control(browser.server.socket, "heartbeat", { server_time: 1 });
+    await browser.clock.advance(3_000);
+    expect(client.getSnapshot()).toMatchObject({ isConnected: true, session: { verdict: "exact" } });
+    expect(client.getSnapshot().connectionStats.reconnections).toBe(1);
+    expect(browser.server.events.polls.filter(({ searchParams }) => searchParams.get("resume") === "1")).toHaveLength(1);
+  });
+
   it("end without an answer in 40 s", async () => {
     const { browser, client } = await blocked("long-poll");
     const stuck = browser.server.events.polls.length;

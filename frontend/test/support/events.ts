@@ -128,7 +128,7 @@ export class FakeEvents {
   #poll(url: URL, request: StreamRequest, events: StreamEvents, cancels: Cancel[]): void {
     const session = url.searchParams.get("session_id") ?? "";
     const last = Number(url.searchParams.get("last_seq") ?? "0");
-    let polled = url.searchParams.has("ticket") ? undefined : this.#polled.get(session);
+    let polled = url.searchParams.has("resume") ? undefined : this.#polled.get(session);
     if (polled === undefined) {
       const socket = new FakeSocket(request.url);
       const made: Polled = { socket, frames: [], answer: null, closedWith: null };
