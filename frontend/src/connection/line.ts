@@ -116,7 +116,8 @@ export class Line {
   probe(): void {
     if (!this.#isEstablished || this.#timers.has("probe")) return;
     this.#timers.set("probe", PROBE_WITHIN, () => {
-      this.#attempt.ended(this.#timers.now(), false);
+      // What delivered nothing from the beginning did not last, however late that is noticed.
+      this.#attempt.ended(this.#heardAt, false);
       this.#events.silent();
     });
     this.send({ type: "ping", payload: {}, correlation_id: PROBE_ID });

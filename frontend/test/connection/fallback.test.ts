@@ -92,6 +92,20 @@ describe("after failed upgrades", () => {
     expect(transport(client)).toBe("sse");
   });
 
+  it("connections that deliver nothing but their first frame count as failures", async () => {
+    const browser = new Browser();
+    browser.server.doors = DOOR;
+    browser.server.isMute = true;
+    browser.chance = 0;
+    const client = await browser.tab().open();
+    const used = new Set<string | undefined>();
+    for (let n = 0; n < 300; n += 1) {
+      await browser.clock.advance(1_000);
+      used.add(transport(client));
+    }
+    expect([...used].filter((one) => one !== undefined)).toEqual(["websocket", "sse", "long-poll"]);
+  });
+
   it("long polls are used if no event comes in 5 s", async () => {
     const { browser, client } = await blocked("long-poll");
     expect(client.getSnapshot().lastError).toBeNull();
