@@ -12,7 +12,12 @@ export default defineConfig({
     // One file for the core. What its fallback shares with it would be a third one, which bundlers
     // of applications keep apart, and which compresses worse.
     codeSplitting: {
-      groups: [{ name: "client", test: /src\/(?!react\/|index\.ts|connection\/fallback\.ts|protocol\/sse\.ts)/ }],
+      groups: [
+        {
+          name: "client",
+          test: /src\/(?!react\/|index\.ts|connection\/fallback\.ts|protocol\/sse\.ts).*(?<!\.d)\.ts$/,
+        },
+      ],
     },
   },
 });
