@@ -25,22 +25,19 @@ from netra_trio.endpoints.doors.ag_ui_input import (
     read_input,
     read_stop,
 )
-from netra_trio.endpoints.doors.answering import fault_of, stream_run
+from netra_trio.endpoints.doors.answering import BODY_BYTES, noting, stream_run
 from netra_trio.endpoints.doors.connection import DoorConnection, open_connection
-from netra_trio.endpoints.doors.runs import ConnectionEnded, RunReader, StartedRun
+from netra_trio.endpoints.doors.runs import RunReader, StartedRun
 from netra_trio.endpoints.entrance import Entrance
 from netra_trio.endpoints.paths import target_of
-from netra_trio.errors import TransportClosed
 from netra_trio.ids import new_correlation_id
 from netra_trio.protocol.codec import too_large
-from netra_trio.protocol.codes import ABNORMAL, ErrorCode
+from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.doors import AG_UI, DOOR_PATHS
 from netra_trio.protocol.fields import HISTORY_PAGE_MAX
 from netra_trio.protocol.messages import AgentAnswered
 from netra_trio.protocol.problem import Refused, problem
-from netra_trio.telemetry.events import DoorAnswered, DoorOutcome
 
-BODY_BYTES = 1024 * 1024  # clients send their whole history
 STOP_BYTES = 16 * 1024
 NEWEST = 20  # messages of a thread among which one may have a run that asks
 
@@ -98,18 +95,14 @@ class AgUiDoor:
             Refused: Before the first event.
         """
         agent = target_of(call.path, _PATHS["agent"])
-        outcome = DoorOutcome.REFUSED
-        try:
+        with noting(call, AG_UI) as noted:
             async with open_connection(
                 self._entrance, call.request, partial(_check, call)
             ) as connection:
                 run_input = read_input(decode_json(await call.read_body(BODY_BYTES)))
                 place = _place_of(call)
                 request = _Request(connection, str(agent), run_input)
-                try:
-                    reading = await request.read()
-                except ConnectionEnded as ended:
-                    raise Refused(fault_of(ended)) from None
+                reading = await request.read()
                 translator = AgUiTranslator(
                     reading.run.run_id,
                     thread_id=run_input.thread_id,
@@ -120,11 +113,9 @@ class AgUiDoor:
                 )
                 frames = request.runs.events(reading.run)
                 with connection.following(reading.run.run_id):
-                    outcome = await stream_run(call.responder, connection, frames, translator)
+                    noted.outcome = await stream_run(call.responder, connection, frames, translator)
                 if translator.has_ended or reading.run.is_duplicate:
                     connection.end_session()  # else it is that of a run which goes on
-        finally:
-            call.services.instruments.note(DoorAnswered(AG_UI, outcome))
         return None
 
     async def stop(self, call: Call) -> Answer:
@@ -133,21 +124,14 @@ class AgUiDoor:
         Raises:
             Refused: If the request is refused.
         """
-        outcome = DoorOutcome.REFUSED
-        try:
+        with noting(call, AG_UI):
             async with open_connection(
                 self._entrance, call.request, partial(_check, call)
             ) as connection:
                 stop = read_stop(decode_json(await call.read_body(STOP_BYTES)))
-                try:
-                    stopped = await _stop(connection, stop.thread_id, stop.message_id)
-                except ConnectionEnded as ended:
-                    raise Refused(fault_of(ended)) from None
+                stopped = await _stop(connection, stop.thread_id, stop.message_id)
                 connection.end_session()
-                outcome = DoorOutcome.COMPLETED
                 return Answer(200, {"stopped": stopped})
-        finally:
-            call.services.instruments.note(DoorAnswered(AG_UI, outcome))
 
 
 class _Request:
@@ -259,7 +243,7 @@ class _Request:
             if asked.outcome is not None:
                 return asked.outcome
             if kind != "approval":
-                await _stop_run(self._connection, self.runs, self._input.thread_id, asked.message)
+                await _stop_run(self.runs, self._input.thread_id, asked.message)
                 return "cancelled"
             fields: dict[str, Any] = {"approve": False}
         else:
@@ -319,20 +303,15 @@ async def _stop(connection: DoorConnection, thread_id: str, message_id: str | No
     for each in listed:
         is_live = each["role"] == "user" and each.get("run", {}).get("status") in _LIVE
         if is_live and (message_id is None or message.is_message(each)):
-            await _stop_run(connection, runs, thread_id, each)
+            await _stop_run(runs, thread_id, each)
             stopped.append(str(each["run"]["run_id"]))
     return stopped
 
 
-async def _stop_run(
-    connection: DoorConnection, runs: RunReader, thread_id: str, message: Mapping[str, Any]
-) -> None:
+async def _stop_run(runs: RunReader, thread_id: str, message: Mapping[str, Any]) -> None:
     """Stop the run of a message, and wait until it has ended."""
     run_id = message["run"]["run_id"]
-    try:
-        await connection.send("stop_agent", {"run_id": run_id}, new_correlation_id())
-    except TransportClosed as closed:
-        raise ConnectionEnded(closed.code or ABNORMAL) from None
+    await runs.send("stop_agent", {"run_id": run_id}, new_correlation_id())
     async with aclosing(runs.follow(thread_id, run_id)) as frames:
         async for _ in frames:
             pass

@@ -5,10 +5,13 @@ outcome = await stream_run(responder, connection, runs.events(started), translat
 A translator writes the events in the format of its protocol, and does no I/O.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from typing import Protocol
 
+from attrs import define
+
+from netra_trio.endpoints.call import Call
 from netra_trio.endpoints.doors.connection import DoorConnection
 from netra_trio.endpoints.doors.runs import ConnectionEnded, Frame
 from netra_trio.endpoints.responder import Responder
@@ -16,9 +19,37 @@ from netra_trio.errors import TransportClosed
 from netra_trio.protocol.codes import CloseCode, ErrorCode
 from netra_trio.protocol.messages import Heartbeat
 from netra_trio.protocol.problem import Problem, Refused, problem
-from netra_trio.telemetry.events import DoorOutcome
+from netra_trio.telemetry.events import DoorAnswered, DoorOutcome
 
+BODY_BYTES = 1024 * 1024  # of a request: clients send their whole history
 WRITE_BYTES = 16 * 1024  # of translated events in one write
+
+
+@define
+class Noted:
+    """How a request was answered; an endpoint sets it when its answer was no complete one."""
+
+    outcome: DoorOutcome = DoorOutcome.COMPLETED
+
+
+@contextmanager
+def noting(call: Call, door: str) -> Iterator[Noted]:
+    """Note once how the request of the block was answered.
+
+    Raises:
+        Refused: As the block does, or if the connection has ended before the answer was begun.
+    """
+    noted = Noted()
+    try:
+        yield noted
+    except (Refused, ConnectionEnded) as error:
+        noted.outcome = DoorOutcome.REFUSED
+        raise Refused(fault_of(error)) from None
+    except BaseException:
+        noted.outcome = DoorOutcome.LEFT
+        raise
+    finally:
+        call.services.instruments.note(DoorAnswered(door, noted.outcome))
 
 
 class Translator(Protocol):

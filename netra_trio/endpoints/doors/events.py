@@ -5,12 +5,10 @@
 """
 
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from functools import partial
 
 import trio
-from attrs import define
 
 from netra_trio.auth.identity import Identity
 from netra_trio.endpoints.answer import Answer
@@ -23,7 +21,7 @@ from netra_trio.endpoints.checks import (
     check_resume,
     check_user_exists,
 )
-from netra_trio.endpoints.doors.answering import WRITE_BYTES
+from netra_trio.endpoints.doors.answering import WRITE_BYTES, Noted, noting
 from netra_trio.endpoints.doors.connection import DoorConnection, open_connection
 from netra_trio.endpoints.doors.event_frames import Close, close_event, event_of, poll_body
 from netra_trio.endpoints.doors.inboxes import Inboxes, NoOpenConnection
@@ -37,7 +35,7 @@ from netra_trio.node.registry import ResumeRequest
 from netra_trio.protocol.codes import ABNORMAL, ErrorCode
 from netra_trio.protocol.doors import DOOR_PATHS, EVENTS
 from netra_trio.protocol.problem import Refused, problem
-from netra_trio.telemetry.events import DoorAnswered, DoorOutcome
+from netra_trio.telemetry.events import DoorOutcome
 
 WAIT_SECONDS, MAX_WAIT_SECONDS = 25, 60  # of a long-poll: most proxies allow a minute
 JSON, SSE = "application/json", "text/event-stream"
@@ -49,11 +47,6 @@ def open_door(entrance: Entrance) -> Mapping[str, Mapping[str, Endpoint]]:
     """Return the endpoints of the door."""
     door, paths = EventsDoor(entrance), DOOR_PATHS[EVENTS]
     return {paths["stream"]: {"GET": door.read}, paths["messages"]: {"POST": door.write}}
-
-
-@define
-class _Noted:
-    outcome: DoorOutcome = DoorOutcome.COMPLETED
 
 
 class EventsDoor:
@@ -74,7 +67,7 @@ class EventsDoor:
         Raises:
             Refused: As for the upgrade of a WebSocket.
         """
-        async with self._noting(call) as noted:
+        with noting(call, EVENTS) as noted:
             if call.method == "HEAD":
                 now = trio.current_time()
                 await check_door(call.request, call.services, now=now)
@@ -91,7 +84,7 @@ class EventsDoor:
         Raises:
             Refused: With the first fault.
         """
-        async with self._noting(call):
+        with noting(call, EVENTS):
             wanted = check_resume(call.request.query)
             if wanted is None:
                 raise Refused(problem(ErrorCode.BAD_REQUEST, "There is no session_id."))
@@ -108,21 +101,6 @@ class EventsDoor:
                 await check_user_exists(identity, call.services)  # it may have ended for that
                 raise
         return Answer(202, headers={"content-length": "0"})
-
-    @asynccontextmanager
-    async def _noting(self, call: Call) -> AsyncIterator[_Noted]:
-        """Note how a request was answered."""
-        noted = _Noted()
-        try:
-            yield noted
-        except Refused:
-            noted.outcome = DoorOutcome.REFUSED
-            raise
-        except BaseException:
-            noted.outcome = DoorOutcome.LEFT
-            raise
-        finally:
-            call.services.instruments.note(DoorAnswered(EVENTS, noted.outcome))
 
     async def _check_caller(self, call: Call) -> Identity:
         """Check a request that uses an open connection, which checks its user itself."""
@@ -150,7 +128,7 @@ class EventsDoor:
 
     # Long-polls.
 
-    async def _poll(self, call: Call, noted: _Noted) -> None:
+    async def _poll(self, call: Call, noted: Noted) -> None:
         request, responder = call.request, call.responder
         wait, resumes = _wait_of(request), _resumes(request)
         noted.outcome = DoorOutcome.LEFT

@@ -16,7 +16,13 @@ from attrs import evolve
 from netra_trio.endpoints.answer import Answer, refusal
 from netra_trio.endpoints.call import Call, Endpoint, decode_json
 from netra_trio.endpoints.checks import AcceptedUpgrade, check_caller, check_door, check_user_exists
-from netra_trio.endpoints.doors.answering import collect_run, fault_of, stream_run
+from netra_trio.endpoints.doors.answering import (
+    BODY_BYTES,
+    collect_run,
+    fault_of,
+    noting,
+    stream_run,
+)
 from netra_trio.endpoints.doors.connection import DoorConnection, open_connection
 from netra_trio.endpoints.doors.openai_answer import (
     ChatCompletion,
@@ -35,9 +41,8 @@ from netra_trio.protocol.doors import DOOR_PATHS, OPENAI
 from netra_trio.protocol.fields import CORRELATION_ID_CHARACTERS, THREAD_ID_TEXT, is_thread_id
 from netra_trio.protocol.messages import StopAgent
 from netra_trio.protocol.problem import Problem, Refused, problem
-from netra_trio.telemetry.events import DoorAnswered, DoorOutcome
+from netra_trio.telemetry.events import DoorOutcome
 
-BODY_BYTES = 1024 * 1024
 OWNER = "netra-trio"
 RETRY_SECONDS = "1"  # where the server knows no better
 _RETRIED = frozenset({409, 429, 503})
@@ -131,14 +136,11 @@ class _Door:
 
 async def _answered(call: Call, answer: Callable[[Call], Awaitable[_Answered]]) -> Answer | None:
     """Answer a request, and note how; a refused one is answered with an error of the protocol."""
-    outcome = DoorOutcome.LEFT  # if this is cancelled
-    sent: Answer | None
     try:
-        sent, outcome = await answer(call)
-    except (Refused, ConnectionEnded) as error:
-        sent, outcome = _refusal(call, fault_of(error)), DoorOutcome.REFUSED
-    finally:
-        call.services.instruments.note(DoorAnswered(OPENAI, outcome))
+        with noting(call, OPENAI) as noted:
+            sent, noted.outcome = await answer(call)
+    except Refused as refused:
+        return _refusal(call, refused.problem)
     return sent
 
 

@@ -14,11 +14,10 @@ from attrs import define
 from netra_trio.endpoints.answer import Answer, refusal
 from netra_trio.endpoints.call import Call, Endpoint, decode_json
 from netra_trio.endpoints.checks import AcceptedUpgrade, check_door
-from netra_trio.endpoints.doors.answering import fault_of, stream_run
+from netra_trio.endpoints.doors.answering import BODY_BYTES, noting, stream_run
 from netra_trio.endpoints.doors.connection import DoorConnection, open_connection
 from netra_trio.endpoints.doors.runs import (
     HISTORY_PAGES,
-    ConnectionEnded,
     Frame,
     RunReader,
     StartedRun,
@@ -43,9 +42,8 @@ from netra_trio.protocol.messages import (
     ToolCompleted,
 )
 from netra_trio.protocol.problem import Refused, problem
-from netra_trio.telemetry.events import DoorAnswered, DoorOutcome
+from netra_trio.telemetry.events import DoorOutcome
 
-BODY_BYTES = 1024 * 1024  # of a request: it has all messages of the client
 STOP_SECONDS = 5.0  # that a stop waits for the ends of the runs
 LAST = "last-event-id"  # the header with the id of the newest message that the client has
 
@@ -134,15 +132,14 @@ class _Door:
         return await self._answer(call, _stop)
 
     async def _answer(self, call: Call, act: _Act) -> Answer | None:
-        note = call.services.instruments.note
         try:
-            async with self._visit(call) as visit:
-                answer = await act(visit)
-            note(DoorAnswered(VERCEL, visit.outcome))
-        except (Refused, ConnectionEnded) as error:
-            note(DoorAnswered(VERCEL, DoorOutcome.REFUSED))
-            fault = fault_of(error)
-            now = call.services.wall_clock()
+            with noting(call, VERCEL) as noted:
+                async with self._visit(call) as visit:
+                    answer = await act(visit)
+                noted.outcome = visit.outcome
+        except Refused as refused:
+            fault, services = refused.problem, call.services
+            now, note = services.wall_clock(), services.instruments.note
             answer = refusal(fault, now, call.request, call.path, note)
             # The client shows the body of the answer as its error message.
             headers = {**answer.headers, "content-type": "text/plain; charset=utf-8"}
