@@ -306,6 +306,7 @@ async def test_a_stop_that_is_refused(autojump_clock: MockClock) -> None:
             fault = await refused(app, body, path)
             assert (fault["status"], fault["code"]) == (status, code)
         assert (await refused(app, {}, path, user=None))["status"] == 401
+        assert not list(app.node.sessions)
 
 
 async def test_a_busy_thread_runs_one_message_after_the_other(autojump_clock: MockClock) -> None:
@@ -492,6 +493,7 @@ async def test_refusals(autojump_clock: MockClock) -> None:
         assert (fault["status"], fault["code"]) == (403, "ORIGIN_NOT_ALLOWED")
         metrics = app.instruments.metrics
         assert metrics.door_requests["ag-ui", DoorOutcome.REFUSED] == 13
+        assert not list(app.node.sessions)  # none waits for its window, and counts for its user
 
 
 async def test_a_text_of_the_longest_size(autojump_clock: MockClock) -> None:

@@ -5,8 +5,8 @@ A request starts the run of its newest user message, or goes on with a run: that
 run; `POST /ag-ui/{agent}/stop` does. docs/doors-ag-ui.md has the rules.
 """
 
-from collections.abc import Mapping
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -96,9 +96,7 @@ class AgUiDoor:
         """
         agent = target_of(call.path, _PATHS["agent"])
         with noting(call, AG_UI) as noted:
-            async with open_connection(
-                self._entrance, call.request, partial(_check, call)
-            ) as connection:
+            async with _connection(self._entrance, call) as connection:
                 run_input = read_input(decode_json(await call.read_body(BODY_BYTES)))
                 place = _place_of(call)
                 request = _Request(connection, str(agent), run_input)
@@ -125,13 +123,22 @@ class AgUiDoor:
             Refused: If the request is refused.
         """
         with noting(call, AG_UI):
-            async with open_connection(
-                self._entrance, call.request, partial(_check, call)
-            ) as connection:
+            async with _connection(self._entrance, call) as connection:
                 stop = read_stop(decode_json(await call.read_body(STOP_BYTES)))
                 stopped = await _stop(connection, stop.thread_id, stop.message_id)
                 connection.end_session()
                 return Answer(200, {"stopped": stopped})
+
+
+@asynccontextmanager
+async def _connection(entrance: Entrance, call: Call) -> AsyncIterator[DoorConnection]:
+    """Open a connection for a request; its session ends if the request is refused."""
+    async with open_connection(entrance, call.request, partial(_check, call)) as connection:
+        try:
+            yield connection
+        except Refused:
+            connection.end_session()  # it has no run, and would count for its user
+            raise
 
 
 class _Request:
