@@ -10,6 +10,7 @@ from support.memory import EPOCH, kinds, token
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.agents.run import Run
+from netra_trio.config.settings import OPENING_BURST_SECONDS
 from netra_trio.endpoints.doors.inboxes import TAKE_SECONDS
 from netra_trio.ids import UserId
 from netra_trio.protocol.codes import CloseCode
@@ -206,6 +207,15 @@ async def test_anonymous_users_have_their_own_sessions(autojump_clock: MockClock
             assert await alice.send("ping", user=None) == 404
         async with stream(app, user=None, query=f"session_id={one.session_id}") as again:
             assert again.hello["payload"]["user_id"] == one.hello["payload"]["user_id"]
+
+
+async def test_rejected_heads_count_for_their_address(autojump_clock: MockClock) -> None:
+    async with open_app(doors=EVENTS, opening_rate=1) as app:
+        statuses = []
+        for _ in range(OPENING_BURST_SECONDS + 2):
+            async with request(app, "HEAD", STREAM, user=None, peer="8.8.8.8") as answer:
+                statuses.append(answer.status)
+        assert statuses == [*[401] * (OPENING_BURST_SECONDS + 1), 429]
 
 
 async def test_head_and_options(autojump_clock: MockClock) -> None:

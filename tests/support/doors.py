@@ -158,6 +158,7 @@ async def request(
     user: str | None = "alice",
     headers: Mapping[str, str] | None = None,
     query: str = "",
+    peer: str = "127.0.0.1",
     more_headers: Sequence[tuple[str, str]] = (),
     leaves_after: float = inf,
     is_cut: bool = False,
@@ -183,7 +184,7 @@ async def request(
             for name, value in [*sent.items(), *more_headers]
         ],
         "query_string": query.encode(),
-        "client": ("127.0.0.1", 1),
+        "client": (peer, 1),
         "extensions": {},
     }
     messages = [{"type": "http.request", "body": body, "more_body": is_cut}]

@@ -69,8 +69,8 @@ class EventsDoor:
         """
         with noting(call, EVENTS) as noted:
             if call.method == "HEAD":
-                now = trio.current_time()
-                await check_door(call.request, call.services, now=now)
+                identity = await self._check_caller(call)
+                await check_user_exists(identity, call.services)
                 return Answer(200, headers={**SSE_HEADERS})
             if _is_poll(call.request):
                 await self._poll(call, noted)
