@@ -201,8 +201,9 @@ async def _stop(visit: _Visit) -> Answer:
         await visit.runs.send("stop_agent", {"run_id": each["run_id"]})
     with trio.move_on_after(STOP_SECONDS):
         for each in listed:
-            async for _ in visit.runs.follow(chat_id, each["run_id"]):
-                pass
+            async with aclosing(visit.runs.follow(chat_id, each["run_id"])) as frames:
+                async for _ in frames:
+                    pass
     return Answer(200, {"stopped": len(listed)})
 
 
