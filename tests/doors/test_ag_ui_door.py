@@ -13,7 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.agents.options import Unattended, agent
 from netra_trio.agents.run import Run
-from netra_trio.endpoints.doors.ag_ui import BODY_BYTES
+from netra_trio.endpoints.doors.answering import BODY_BYTES
 from netra_trio.server.application import Application
 from netra_trio.telemetry.events import DoorOutcome
 
