@@ -145,8 +145,8 @@ class Sessions:
             self.close(oldest, TOO_MANY)
 
     def end_detached(self, session_id: SessionId) -> None:
-        """End a session because its user has too many, if it is still without a connection."""
-        if session_id in self._detached:
+        """End a session because its user has too many, if it is without a connection and unread."""
+        if session_id in self._detached and session_id not in self._followers:
             self.close(self._all[session_id], TOO_MANY)
 
     def detached_for(self, session: Session) -> float | None:
@@ -320,8 +320,12 @@ class Sessions:
             self.watch.changed(session)
 
     def _oldest_detached(self, mine: set[SessionId]) -> Session | None:
-        """Return the session that is detached longest; one without a run, if there is one."""
-        waiting = [self._all[session_id] for session_id in self._detached if session_id in mine]
+        """Return the session that is detached longest; one without a run, if there is one.
+
+        A session whose run is followed over another connection is kept.
+        """
+        detached = mine.intersection(self._detached).difference(self._followers)
+        waiting = [self._all[session_id] for session_id in self._detached if session_id in detached]
         return next((session for session in waiting if session.is_idle), None) or next(
             iter(waiting), None
         )

@@ -169,7 +169,12 @@ async def _chat(visit: _Visit) -> Answer | None:
         await _continue(visit, chat)
         return None
     _check(visit, chat, chat.said)
-    run = await _begin(visit.runs, chat, chat.said)
+    visit.owns_run = True  # also if the connection ends between the message and its confirmation
+    try:
+        run = await _begin(visit.runs, chat, chat.said)
+    except Refused:
+        visit.owns_run = False
+        raise
     await visit.answer(run, UIMessageStream(run.run_id, run.thread_id))
     return None
 
