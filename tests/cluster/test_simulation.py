@@ -3,8 +3,6 @@
 import pytest
 from support.simulation import Plan, make_plan, report, simulate
 
-pytestmark = pytest.mark.unmeasured
-
 SEEDS = 80  # 16 s of one core
 BATCH = 10
 

@@ -52,6 +52,18 @@ def noting(call: Call, door: str) -> Iterator[Noted]:
         call.services.instruments.note(DoorAnswered(door, noted.outcome))
 
 
+_FAULTS: Mapping[int, tuple[ErrorCode, str]] = {
+    CloseCode.RESTART: (ErrorCode.SERVER_DRAINING, "The server is about to restart."),
+    CloseCode.TOKEN_EXPIRED: (ErrorCode.TOKEN_EXPIRED, "The token has expired."),
+    CloseCode.USER_DISABLED: (ErrorCode.USER_DISABLED, "The user is disabled."),
+    CloseCode.EVICTED: (
+        ErrorCode.CONNECTION_LIMIT_EXCEEDED,
+        "A newer connection of the user exceeded the connection limit.",
+    ),
+}
+_UNKNOWN = (ErrorCode.SERVICE_UNAVAILABLE, "The connection to the run has ended.")
+
+
 class Translator(Protocol):
     """Writes the events of one run in the format of a protocol.
 
@@ -157,13 +169,4 @@ def fault_of(ended: ConnectionEnded | Refused) -> Problem:
     """Return the error that a client is told when the connection of its answer has ended."""
     if isinstance(ended, Refused):
         return ended.problem
-    if ended.code == CloseCode.RESTART:
-        return problem(ErrorCode.SERVER_DRAINING, "The server is about to restart.")
-    if ended.code == CloseCode.TOKEN_EXPIRED:
-        return problem(ErrorCode.TOKEN_EXPIRED, "The token has expired.")
-    if ended.code == CloseCode.USER_DISABLED:
-        return problem(ErrorCode.USER_DISABLED, "The user is disabled.")
-    if ended.code == CloseCode.EVICTED:
-        text = "A newer connection of the user exceeded the connection limit."
-        return problem(ErrorCode.CONNECTION_LIMIT_EXCEEDED, text)
-    return problem(ErrorCode.SERVICE_UNAVAILABLE, "The connection to the run has ended.")
+    return problem(*_FAULTS.get(ended.code, _UNKNOWN))
