@@ -52,7 +52,7 @@ SECTIONS = {  # the navigation; a page in none of them is listed under "More"
     "How to": (
         *("agents", "agents-pydantic-ai", "agents-langgraph", "agents-openai", "agents-adk"),
         *("models", "rooms", "unattended", "client", "testing"),
-        *("doors", "doors-events", "doors-openai", "doors-ag-ui"),
+        *("doors", "doors-events", "doors-openai", "doors-vercel", "doors-ag-ui"),
         *("react-vite", "react", "chat-page"),
         *("deployment", "scaling", "admin", "troubleshooting", "stores"),
     ),

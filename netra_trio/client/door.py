@@ -272,7 +272,7 @@ class _Poster:
 
 
 class _HttpSocket(ABC):
-    """What both sockets do: a `Socket`."""
+    """The common part of both sockets: a `Socket`."""
 
     def __init__(self, poster: _Poster) -> None:
         self._poster = poster

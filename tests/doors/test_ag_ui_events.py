@@ -146,7 +146,7 @@ def test_an_answer_continues_behind_each_of_its_events(first: Frames, rest: Fram
 
 
 @pytest.mark.parametrize("rest", [LIVE, REPLAYED, HALF])
-def test_what_the_client_has_is_not_sent_again(rest: Frames) -> None:
+def test_events_that_the_client_has_are_not_sent_again(rest: Frames) -> None:
     full = events(LIVE)
     for count in range(1, len(full)):
         had = _messages(full[:count])

@@ -102,7 +102,7 @@ async def test_an_error_ends_a_poll(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize("lost", range(1, TOKENS + 3))
-async def test_what_was_in_a_lost_answer_comes_again(lost: int, autojump_clock: MockClock) -> None:
+async def test_frames_of_a_lost_answer_come_again(lost: int, autojump_clock: MockClock) -> None:
     async with open_app(agents={"count": count}, doors=EVENTS) as app:
         poller = Poller(app)
         await poller.poll()

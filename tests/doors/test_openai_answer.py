@@ -90,7 +90,7 @@ def test_thoughts_and_tools_become_reasoning() -> None:
     assert message["content"] == ""
 
 
-def test_what_the_protocol_has_nothing_for_is_left_out() -> None:
+def test_events_without_a_counterpart_in_the_protocol_are_left_out() -> None:
     translator = stream()
     for kind in ("agent_started", "heartbeat", "server_draining", "agent_answered", "of_tomorrow"):
         assert translator.event(frame(kind)) == b""

@@ -53,7 +53,7 @@ def test_options_of_the_stream_are_read() -> None:
     assert read(USER, stream=True, stream_options={}).stream
 
 
-def test_what_tunes_a_model_is_ignored() -> None:
+def test_parameters_that_tune_a_model_are_ignored() -> None:
     tuned = {
         "temperature": 9,
         "max_tokens": 1,

@@ -179,7 +179,7 @@ async def test_a_run_that_ended_long_ago_is_read_from_the_history(
             assert shown(frames) == TOLD
 
 
-async def test_a_run_that_nobody_knows_ends_interrupted(autojump_clock: MockClock) -> None:
+async def test_an_unknown_run_ends_interrupted(autojump_clock: MockClock) -> None:
     async with open_server() as server, connected(server) as connection:
         runs = RunReader(connection)
         await read(runs.events(await runs.start({"content": "a", "thread_id": "t"})), [])

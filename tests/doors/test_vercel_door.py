@@ -343,7 +343,7 @@ REFUSED: list[tuple[Body, int]] = [
 
 
 @pytest.mark.parametrize(("options", "status"), REFUSED)
-async def test_what_is_refused(options: Body, status: int, autojump_clock: MockClock) -> None:
+async def test_a_refused_request(options: Body, status: int, autojump_clock: MockClock) -> None:
     async with running() as (app, recorder):
         async with request(app, "POST", CHAT, **{"json": body("say x"), **options}) as answer:
             assert answer.status == status

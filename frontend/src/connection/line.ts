@@ -116,7 +116,7 @@ export class Line {
   probe(): void {
     if (!this.#isEstablished || this.#timers.has("probe")) return;
     this.#timers.set("probe", PROBE_WITHIN, () => {
-      // What delivered nothing from the beginning did not last, however late that is noticed.
+      // A connection that never delivered anything did not last, however late that is noticed.
       this.#attempt.ended(this.#heardAt, false);
       this.#events.silent();
     });

@@ -23,7 +23,7 @@ export type Status =
   | "RECONNECTING"
   | "ERROR";
 
-/** What carries the frames: server-sent events or long polls where WebSockets do not get through. */
+/** The transport of the frames: server-sent events or long-polls where WebSockets do not get through. */
 export type Transport = "websocket" | "sse" | "long-poll";
 
 export interface ConnectionStats {

@@ -2,7 +2,7 @@
  * Which transport the next attempt to connect uses: the WebSocket, or another one while something
  * between the page and the server prevents WebSockets.
  *
- * Only attempts whose failure nobody explained count: an attempt that the server refused shows that
+ * Only attempts whose failure is unexplained count: an attempt that the server refused shows that
  * the server can be reached. The rules choose only the transport. When an attempt begins, the
  * back-off decides, so no answer can drive a loop here.
  */

@@ -3,7 +3,7 @@
     translator = AgUiTranslator("run_1", thread_id="t1", client_run_id="r1")
     translator.begin() + translator.event(frame) + …
 
-What becomes what:
+The translation:
 
 - The answer begins with `RUN_STARTED` and ends with `RUN_FINISHED` or `RUN_ERROR`; a run that was
   stopped ends with `RUN_ERROR` and the code `CANCELLED`.
@@ -58,7 +58,7 @@ APPROVAL_SCHEMA = {
 }
 CLOSED_TEXTS: Mapping[str, str] = {
     "denied": "The user has denied the call.",
-    "expired": "Nobody has approved the call in time.",
+    "expired": "The call was not approved in time.",
     "cancelled": "The approval was cancelled.",
 }
 """The result of a tool call whose approval was closed in this way."""

@@ -6,8 +6,8 @@
     >>> request.content, request.history, request.stream
     ('hello', (), False)
 
-What a request asks for in another form than the agents have is refused: several choices, JSON,
-audio, a call of a tool by the client. What tunes a model is the agent's own matter and ignored:
+A request for another form of answer is refused: several choices, JSON, audio, a call of a tool by
+the client. Parameters that tune a model are ignored, because the agent chooses its own:
 `temperature`, `max_tokens`, `stop`, `tools` and the like.
 """
 

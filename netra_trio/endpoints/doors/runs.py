@@ -212,7 +212,7 @@ class RunReader:
             ConnectionEnded: The connection has ended.
         """
         reply = await self.request("watch_thread", {"thread_id": thread_id}, RoomJoined.TYPE)
-        # What came from the room before the reply is part of the listing.
+        # The events from the room that came before the reply are part of the listing.
         of_room = {ROOM_EVENT, RoomGap.TYPE}
         self._early = deque(frame for frame in self._early if frame["type"] not in of_room)
         return list(reply["payload"].get("runs", ()))

@@ -62,7 +62,7 @@ class Given:
 
 @frozen
 class Chat:
-    """What a client posts: a message of the user, or answers.
+    """The body that a client posts: a message of the user, or answers.
 
     Attributes:
         chat_id: The thread.
