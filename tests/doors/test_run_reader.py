@@ -282,6 +282,17 @@ async def test_a_refused_message(
         assert refused.value.problem.code is code
 
 
+async def test_the_stop_of_a_run_that_has_ended_refuses_nothing_else(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_server() as server, connected(server) as connection:
+        runs = RunReader(connection)
+        started = await runs.start({"content": "a", "thread_id": "t"})
+        await read(runs.events(started), [])
+        await runs.stop(started.run_id)
+        assert await runs.watch("t") == []
+
+
 async def test_a_thread_that_does_not_exist(autojump_clock: MockClock) -> None:
     async with open_server() as server, connected(server) as connection:
         with pytest.raises(Refused) as refused:

@@ -6,7 +6,7 @@ run; `POST /ag-ui/{agent}/stop` does. docs/doors-ag-ui.md has the rules.
 """
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from attrs import evolve, frozen
 
 from netra_trio.endpoints.answer import Answer
 from netra_trio.endpoints.call import Call, Endpoint, decode_json
-from netra_trio.endpoints.checks import AcceptedUpgrade, check_door
+from netra_trio.endpoints.checks import check_door
 from netra_trio.endpoints.doors.ag_ui_events import AgUiTranslator, ClosedQuestion, Place
 from netra_trio.endpoints.doors.ag_ui_input import (
     ResumeEntry,
@@ -30,19 +30,18 @@ from netra_trio.endpoints.doors.connection import DoorConnection, open_connectio
 from netra_trio.endpoints.doors.runs import RunReader, StartedRun
 from netra_trio.endpoints.entrance import Entrance
 from netra_trio.endpoints.paths import target_of
-from netra_trio.ids import new_correlation_id
 from netra_trio.protocol.codec import too_large
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.doors import AG_UI, DOOR_PATHS
 from netra_trio.protocol.fields import HISTORY_PAGE_MAX
 from netra_trio.protocol.messages import AgentAnswered
 from netra_trio.protocol.problem import Refused, problem
+from netra_trio.stores.base import UNFINISHED
 
 STOP_BYTES = 16 * 1024
 NEWEST = 20  # messages of a thread among which one may have a run that asks
 
 _PATHS = DOOR_PATHS[AG_UI]
-_LIVE = frozenset({"queued", "running"})
 
 
 @frozen
@@ -133,7 +132,8 @@ class AgUiDoor:
 @asynccontextmanager
 async def _connection(entrance: Entrance, call: Call) -> AsyncIterator[DoorConnection]:
     """Open a connection for a request; its session ends if the request is refused."""
-    async with open_connection(entrance, call.request, partial(_check, call)) as connection:
+    check = partial(check_door, call.request, call.services, now=trio.current_time())
+    async with open_connection(entrance, call.request, check) as connection:
         try:
             yield connection
         except Refused:
@@ -190,7 +190,7 @@ class _Request:
         if key is not None and message.get("correlation_id") == key:
             with suppress(Refused):  # the text may be another one
                 return await self.runs.start(self._payload, key)
-        return self._known(message)
+        return StartedRun.of_message(message, self._input.thread_id)
 
     @property
     def _payload(self) -> dict[str, Any]:
@@ -200,12 +200,6 @@ class _Request:
             "thread_id": run_input.thread_id,
             "agent": self._agent,
         }
-
-    def _known(self, message: Mapping[str, Any]) -> StartedRun:
-        """Return the run of a message of the history."""
-        run = message["run"]
-        ids = (run["run_id"], message["message_id"], self._input.thread_id)
-        return StartedRun(*ids, True, run["status"])
 
     async def _messages(self, limit: int = HISTORY_PAGE_MAX) -> list[dict[str, Any]]:
         """Return the newest messages of the thread; none if the thread is new."""
@@ -229,7 +223,7 @@ class _Request:
             newest, again = known[-1], run_input.regenerated_key
             its_key = newest["correlation_id"]
             if (its_key not in {key, again} and not run_input.regenerates) or its_key == again:
-                return self._known(newest)
+                return StartedRun.of_message(newest, run_input.thread_id)
             if run_input.regenerates:
                 payload["replaces"], key = newest["message_id"], again
         elif not is_answered:
@@ -294,10 +288,6 @@ class _Request:
         return _renamed(refused, dict.fromkeys(paths, f"{entry.path}.payload"))
 
 
-async def _check(call: Call) -> AcceptedUpgrade:
-    return await check_door(call.request, call.services, now=trio.current_time())
-
-
 async def _stop(connection: DoorConnection, thread_id: str, message_id: str | None) -> list[str]:
     """Stop runs of a thread; return their ids when they have ended."""
     runs = RunReader(connection)
@@ -308,7 +298,7 @@ async def _stop(connection: DoorConnection, thread_id: str, message_id: str | No
     message = RunInput(thread_id, "", message_id, "", "$")
     stopped = []
     for each in listed:
-        is_live = each["role"] == "user" and each.get("run", {}).get("status") in _LIVE
+        is_live = each["role"] == "user" and each.get("run", {}).get("status") in UNFINISHED
         if is_live and (message_id is None or message.is_message(each)):
             await _stop_run(runs, thread_id, each)
             stopped.append(str(each["run"]["run_id"]))
@@ -318,10 +308,8 @@ async def _stop(connection: DoorConnection, thread_id: str, message_id: str | No
 async def _stop_run(runs: RunReader, thread_id: str, message: Mapping[str, Any]) -> None:
     """Stop the run of a message, and wait until it has ended."""
     run_id = message["run"]["run_id"]
-    await runs.send("stop_agent", {"run_id": run_id}, new_correlation_id())
-    async with aclosing(runs.follow(thread_id, run_id)) as frames:
-        async for _ in frames:
-            pass
+    await runs.stop(run_id)
+    await runs.wait_end(thread_id, run_id)
 
 
 def _place_of(call: Call) -> Place | None:
@@ -370,7 +358,7 @@ def _check_no_interrupt(listed: list[dict[str, Any]]) -> None:
     for message in listed:
         run = message.get("run", {})
         for question in run.get("questions", ()):
-            if "outcome" not in question and run["status"] in _LIVE:
+            if "outcome" not in question and run["status"] in UNFINISHED:
                 text = f"$.resume: missing; the thread has the interrupt {question['question_id']}."
                 help_ = "Answer the interrupt in `resume`, or cancel it there."
                 raise Refused(problem(ErrorCode.AGENT_BUSY, text, help=help_))

@@ -34,12 +34,10 @@ from netra_trio.endpoints.doors.openai_request import ChatRequest, PostedFormat,
 from netra_trio.endpoints.doors.runs import ConnectionEnded, Frame, RunReader
 from netra_trio.endpoints.entrance import Entrance
 from netra_trio.endpoints.request import Request
-from netra_trio.errors import TransportClosed
 from netra_trio.ids import unlisted_thread_id
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.doors import DOOR_PATHS, OPENAI
 from netra_trio.protocol.fields import CORRELATION_ID_CHARACTERS, THREAD_ID_TEXT, is_thread_id
-from netra_trio.protocol.messages import StopAgent
 from netra_trio.protocol.problem import Problem, Refused, problem
 from netra_trio.telemetry.events import DoorOutcome
 
@@ -123,7 +121,8 @@ class _Door:
                     outcome, error = await _collect(call, connection, events, reply)
                     answer = _whole(reply, error, is_repeatable=key is not None)
                 if reply.is_asking:
-                    await _stop(connection, started.run_id)
+                    with suppress(ConnectionEnded):  # its end is not waited for
+                        await runs.stop(started.run_id)
                 goes_on = goes_on and not reply.is_complete
             except Refused:
                 goes_on = False
@@ -193,12 +192,6 @@ def _whole(reply: ChatCompletion, lost: ChatError | None, *, is_repeatable: bool
     if lost is None or not is_repeatable:
         reply.headers["x-should-retry"] = "false"  # clients would start another run at once
     return _error_answer(error, reply.headers)
-
-
-async def _stop(connection: DoorConnection, run_id: str) -> None:
-    """Stop a run, which another session may have; its end is not waited for."""
-    with suppress(TransportClosed):
-        await connection.send(StopAgent.TYPE, {"run_id": run_id})
 
 
 def _key(request: Request) -> str | None:

@@ -11,16 +11,16 @@ a question that is closed becomes `question_closed`, with its id alone.
 """
 
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias, TypeVar
 
 from attrs import define, frozen
 
 from netra_trio.endpoints.doors.connection import DoorConnection
 from netra_trio.errors import NetraError, TransportClosed
 from netra_trio.ids import new_correlation_id
-from netra_trio.protocol.codes import ErrorCode
+from netra_trio.protocol.codes import ABNORMAL, ErrorCode
 from netra_trio.protocol.fields import HISTORY_PAGE_MAX
 from netra_trio.protocol.messages import (
     AgentAnswered,
@@ -34,6 +34,7 @@ from netra_trio.protocol.messages import (
     PartialResult,
     RunStatus,
     ServerDraining,
+    StopAgent,
     ThreadHistory,
     ToolCompleted,
     ToolExecuting,
@@ -42,7 +43,7 @@ from netra_trio.protocol.problem import Refused, problem
 from netra_trio.protocol.rooms import RoomGap, RoomJoined, RoomLeft
 
 ROOM_EVENT = "room_event"
-HISTORY_PAGES = 5  # of 100 messages, in which a run that has ended is looked up
+HISTORY_PAGES = 5  # of 100 messages, in which a message or a run is looked up
 ERROR = "error"
 QUESTION_CLOSED = "question_closed"  # stands for a question of a listed run that is not open
 
@@ -50,6 +51,8 @@ _OF_CONNECTION = frozenset({Heartbeat.TYPE, ServerDraining.TYPE})
 """The frames of no run that a door passes on."""
 
 Frame: TypeAlias = dict[str, Any]
+
+_Found = TypeVar("_Found")
 
 
 class ConnectionEnded(NetraError):
@@ -81,6 +84,12 @@ class StartedRun:
     thread_id: str
     is_duplicate: bool
     run_status: str | None
+
+    @classmethod
+    def of_message(cls, message: Mapping[str, Any], thread_id: str) -> Self:
+        """Return the run of a message of the user, as the history has it."""
+        run = message["run"]
+        return cls(run["run_id"], message["message_id"], thread_id, True, run["status"])
 
 
 @define
@@ -233,6 +242,53 @@ class RunReader:
         payload: dict[str, Any] = reply["payload"]
         return payload
 
+    async def search(
+        self, thread_id: str, found: Callable[[Mapping[str, Any]], _Found | None]
+    ) -> _Found | None:
+        """Search the messages of a thread, newest first, as far as `HISTORY_PAGES` go back.
+
+        Args:
+            thread_id: The thread.
+            found: Returns a result for a message, or None.
+
+        Returns:
+            The first result; None without one.
+
+        Raises:
+            Refused: The thread does not exist, or cannot be read now.
+            ConnectionEnded: The connection has ended.
+        """
+        before = None
+        for _ in range(HISTORY_PAGES):
+            page = await self.history(thread_id, before)
+            for message in reversed(page["messages"]):
+                if (result := found(message)) is not None:
+                    return result
+            if not page["has_more"]:
+                break
+            before = page["messages"][0]["message_id"]
+        return None
+
+    async def stop(self, run_id: str) -> None:
+        """Ask to stop a run; its end is not waited for, and no error is raised if it has ended.
+
+        Raises:
+            ConnectionEnded: The connection has ended.
+        """
+        # With an id of its own, a refusal is not taken for that of a later request.
+        await self.send(StopAgent.TYPE, {"run_id": run_id}, new_correlation_id())
+
+    async def wait_end(self, thread_id: str, run_id: str) -> None:
+        """Wait until a run of another session has ended. Cancelling is safe.
+
+        Raises:
+            Refused: The thread cannot be read now.
+            ConnectionEnded: The connection has ended before the run.
+        """
+        async with aclosing(self.follow(thread_id, run_id)) as frames:
+            async for _ in frames:
+                pass
+
     async def request(
         self, kind: str, payload: dict[str, Any], reply_type: str, key: str | None = None
     ) -> Frame:
@@ -305,17 +361,12 @@ class RunReader:
         self, thread_id: str, run_id: str, sent: _Sent, after: str | None
     ) -> list[Frame]:
         """Return the rest of a run that has ended, from the history of its thread."""
-        found: dict[str, Any] = {"run": {"run_id": run_id, "status": RunStatus.INTERRUPTED}}
-        before = None
-        for _ in range(HISTORY_PAGES):
-            page = await self.history(thread_id, before)
-            of_run = [
-                each for each in page["messages"] if each.get("run", {}).get("run_id") == run_id
-            ]
-            found = of_run[-1] if of_run else found
-            if of_run or not page["has_more"]:
-                break
-            before = page["messages"][0]["message_id"]
+
+        def of_run(message: Mapping[str, Any]) -> Mapping[str, Any] | None:
+            return message if message.get("run", {}).get("run_id") == run_id else None
+
+        unknown = {"run": {"run_id": run_id, "status": RunStatus.INTERRUPTED}}
+        found = await self.search(thread_id, of_run) or unknown
         run = found["run"]
         state = {
             "run_id": run_id,
@@ -399,7 +450,7 @@ def _frame(kind: str, /, **payload: Any) -> Frame:
 
 
 def _ended(closed: TransportClosed) -> ConnectionEnded:
-    return ConnectionEnded(closed.code or 1006)
+    return ConnectionEnded(closed.code or ABNORMAL)
 
 
 def _refusal(body: Mapping[str, Any]) -> Refused:

@@ -6,6 +6,7 @@ the answers to questions, are taken. See docs/doors-vercel.md.
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import trio
@@ -13,15 +14,10 @@ from attrs import define
 
 from netra_trio.endpoints.answer import Answer, refusal
 from netra_trio.endpoints.call import Call, Endpoint, decode_json
-from netra_trio.endpoints.checks import AcceptedUpgrade, check_door
+from netra_trio.endpoints.checks import check_door
 from netra_trio.endpoints.doors.answering import BODY_BYTES, noting, stream_run
 from netra_trio.endpoints.doors.connection import DoorConnection, open_connection
-from netra_trio.endpoints.doors.runs import (
-    HISTORY_PAGES,
-    Frame,
-    RunReader,
-    StartedRun,
-)
+from netra_trio.endpoints.doors.runs import Frame, RunReader, StartedRun
 from netra_trio.endpoints.doors.vercel_request import (
     Chat,
     Given,
@@ -42,6 +38,7 @@ from netra_trio.protocol.messages import (
     ToolCompleted,
 )
 from netra_trio.protocol.problem import Refused, problem
+from netra_trio.stores.base import UNFINISHED
 from netra_trio.telemetry.events import DoorOutcome
 
 STOP_SECONDS = 5.0  # that a stop waits for the ends of the runs
@@ -52,8 +49,6 @@ T = TypeVar("T")
 _PATHS = DOOR_PATHS[VERCEL]
 Listed = list[dict[str, Any]]
 """The runs of a thread that have not ended."""
-
-_LIVE = frozenset({RunStatus.QUEUED, RunStatus.RUNNING})
 
 
 def open_door(entrance: Entrance) -> Mapping[str, Mapping[str, Endpoint]]:
@@ -149,11 +144,7 @@ class _Door:
     @asynccontextmanager
     async def _visit(self, call: Call) -> AsyncIterator[_Visit]:
         """Open a connection for a request; its session ends with it unless it has a run."""
-        services = call.services
-
-        async def check() -> AcceptedUpgrade:
-            return await check_door(call.request, services, now=trio.current_time())
-
+        check = partial(check_door, call.request, call.services, now=trio.current_time())
         async with open_connection(self._entrance, call.request, check) as connection:
             visit = _Visit(call, connection, RunReader(connection))
             try:
@@ -188,7 +179,7 @@ async def _stream(visit: _Visit) -> Answer | None:
         last = listed[-1]
         run = StartedRun(last["run_id"], last["message_id"], chat_id, True, last["status"])
     elif wanted and (found := await _find(visit.runs, chat_id, wanted)) is not None:
-        run = _run_of(found, chat_id)
+        run = StartedRun.of_message(found, chat_id)
     if run is None:
         return Answer(204)
     translator = UIMessageStream(run.run_id, chat_id)
@@ -203,12 +194,10 @@ async def _stop(visit: _Visit) -> Answer:
     listed = await _unfinished(visit.runs, chat_id)
     # The waiting ones first, so that none of them starts meanwhile.
     for each in reversed(listed):
-        await visit.runs.send("stop_agent", {"run_id": each["run_id"]})
+        await visit.runs.stop(each["run_id"])
     with trio.move_on_after(STOP_SECONDS):
         for each in listed:
-            async with aclosing(visit.runs.follow(chat_id, each["run_id"])) as frames:
-                async for _ in frames:
-                    pass
+            await visit.runs.wait_end(chat_id, each["run_id"])
     return Answer(200, {"stopped": len(listed)})
 
 
@@ -247,7 +236,7 @@ async def _begin(runs: RunReader, chat: Chat, said: Said) -> StartedRun:
         return await runs.start(message, said.message_id)
     key = _key(said, replaced)
     if known is not None and _is_sent_again(said, known, key):
-        return _run_of(known, chat.chat_id)
+        return StartedRun.of_message(known, chat.chat_id)
     message["replaces"] = replaced["message_id"]
     if replaced["run"]["status"] != RunStatus.QUEUED:
         message["on_busy"] = OnBusy.INTERRUPT  # its run is for a message that is gone
@@ -272,7 +261,7 @@ def _is_sent_again(said: Said, known: Mapping[str, Any], key: str) -> bool:
     if known["correlation_id"] == key:
         return True
     if said.regenerates:  # without a target it cannot be told from the request before it
-        return said.target is None and known["run"]["status"] in _LIVE
+        return said.target is None and known["run"]["status"] in UNFINISHED
     return said.target == said.message_id and bool(known["content"] == said.text)
 
 
@@ -391,24 +380,10 @@ async def _find(runs: RunReader, chat_id: str, wanted: str) -> Mapping[str, Any]
 async def _search(
     runs: RunReader, chat_id: str, found: Callable[[Mapping[str, Any]], T | None]
 ) -> T | None:
-    """Return the first result for a message of the history, which is searched newest first."""
-    before = None
-    for _ in range(HISTORY_PAGES):
-        try:
-            page = await runs.history(chat_id, before)
-        except Refused as refused:
-            if refused.problem.code is ErrorCode.THREAD_NOT_FOUND:
-                return None
-            raise
-        for message in reversed(page["messages"]):
-            if (result := found(message)) is not None:
-                return result
-        if not page["has_more"]:
+    """Search the history; None also if the thread does not exist (see `RunReader.search`)."""
+    try:
+        return await runs.search(chat_id, found)
+    except Refused as refused:
+        if refused.problem.code is ErrorCode.THREAD_NOT_FOUND:
             return None
-        before = page["messages"][0]["message_id"]
-    return None
-
-
-def _run_of(message: Mapping[str, Any], chat_id: str) -> StartedRun:
-    run = message["run"]
-    return StartedRun(run["run_id"], message["message_id"], chat_id, True, run["status"])
+        raise
