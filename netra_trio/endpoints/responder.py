@@ -14,7 +14,7 @@ import trio
 
 from netra_trio.endpoints.answer import Answer, encoded_headers, send_answer
 from netra_trio.errors import TransportClosed, unwrapped
-from netra_trio.transports.asgi import Receive, Send
+from netra_trio.transports.asgi import Receive, Send, send_within
 
 
 class Responder:
@@ -97,10 +97,4 @@ class Responder:
         if self.is_gone:
             await trio.lowlevel.checkpoint()
             raise TransportClosed
-        with trio.move_on_after(self._send_timeout) as patience:
-            try:
-                await self._send(message)
-            except OSError:
-                raise TransportClosed from None
-        if patience.cancelled_caught:
-            raise TransportClosed(timed_out=True)
+        await send_within(self._send_timeout, self._send, message)

@@ -22,6 +22,26 @@ Send = Callable[[Message], Awaitable[None]]
 EXTENSION = "netra_trio"  # in the scope's extensions, where the host has ours
 
 
+async def send_within(seconds: float, send: Send, message: Message) -> None:
+    """Send an ASGI message. Cancelling may cut it.
+
+    Args:
+        seconds: The longest time that the host may take.
+        send: The call's send.
+        message: The message.
+
+    Raises:
+        TransportClosed: If the connection is lost, or the host takes longer.
+    """
+    with trio.move_on_after(seconds) as patience:
+        try:
+            await send(message)
+        except OSError:
+            raise TransportClosed from None
+    if patience.cancelled_caught:
+        raise TransportClosed(timed_out=True)
+
+
 class AsgiTransport:
     """The WebSocket of one ASGI call, whose `websocket.connect` has been received.
 
@@ -100,13 +120,7 @@ class AsgiTransport:
         if self._has_extension:  # the host bounds the send by progress
             await self._send(message)
             return
-        with trio.move_on_after(self._send_timeout) as patience:
-            try:
-                await self._send(message)
-            except OSError:
-                raise TransportClosed from None
-        if patience.cancelled_caught:
-            raise TransportClosed(timed_out=True)
+        await send_within(self._send_timeout, self._send, message)
         # Some servers return at once when the peer is gone: the checkpoint lets the reader see it.
         await trio.lowlevel.checkpoint()
 
