@@ -20,9 +20,9 @@ from attrs import define
 from netra_trio.ids import MessageId
 from netra_trio.protocol import codec
 from netra_trio.protocol.codes import ErrorCode
-from netra_trio.protocol.messages import HistoryMessage, Outbound, UserMessage
+from netra_trio.protocol.messages import HistoryMessage, UserMessage
 from netra_trio.protocol.posted import PostedMessage
-from netra_trio.protocol.problem import Problem, Refused, problem
+from netra_trio.protocol.problem import Refused, problem
 from netra_trio.protocol.wire_format import JSON_ACKNOWLEDGING
 from netra_trio.values import frozen
 
@@ -73,19 +73,9 @@ class PostedFormat:
         fields = attrs.asdict(decoded.message, recurse=False)
         return codec.Frame(PostedMessage(**fields, history=self.history), decoded.correlation_id)
 
-    encode_event = staticmethod(codec.encode_event)
-
-    def encode_control(
-        self, message: Outbound, timestamp: float, correlation_id: str | None = None
-    ) -> bytes:
-        """Return the frame of a message without a number."""
-        return codec.encode(message, timestamp, correlation_id)
-
-    def encode_problem(
-        self, problem: Problem, timestamp: float, correlation_id: str | None = None
-    ) -> bytes:
-        """Return an `error` frame."""
-        return codec.encode_problem(problem, timestamp, correlation_id)
+    encode_event = staticmethod(JSON_ACKNOWLEDGING.encode_event)
+    encode_control = staticmethod(JSON_ACKNOWLEDGING.encode_control)
+    encode_problem = staticmethod(JSON_ACKNOWLEDGING.encode_problem)
 
 
 def read_request(body: Any, now: float) -> ChatRequest:
