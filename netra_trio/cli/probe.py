@@ -17,7 +17,7 @@ from attrs import frozen
 from netra_trio.cli.errors import CommandError
 from netra_trio.client import Network, NoAnswer, Socket, SocketClosed
 from netra_trio.client.frames import parse_object
-from netra_trio.client.http import reason_of
+from netra_trio.client.http import open_stream, reason_of
 from netra_trio.errors import leaves
 from netra_trio.protocol.wire_format import SUBPROTOCOL
 
@@ -111,25 +111,13 @@ class Probe:
         """
         try:
             with trio.fail_after(TIMEOUT_SECONDS):
-                stream = await self._connect()
+                trust = self.trust if self.is_tls else None
+                stream = await open_stream(self.host, self.port, trust)
                 await trio.aclose_forcefully(stream)
         except trio.TooSlowError:
             raise TimeoutError from None
         except (OSError, ssl.SSLError, trio.BrokenResourceError) as error:
             raise _root_of(error) from None
-        return stream
-
-    async def _connect(self) -> "trio.SocketStream | trio.SSLStream[trio.SocketStream]":
-        if not self.is_tls:
-            return await trio.open_tcp_stream(self.host, self.port)
-        stream = await trio.open_ssl_over_tcp_stream(
-            self.host, self.port, ssl_context=self.trust, https_compatible=True
-        )
-        try:
-            await stream.do_handshake()
-        except BaseException:
-            await trio.aclose_forcefully(stream)
-            raise
         return stream
 
     async def request(

@@ -61,6 +61,33 @@ def target_of(parts: SplitResult) -> str:
     return quote(target, safe="%/?:@!$&'()*+,;=~[]")
 
 
+async def open_stream(
+    host: str, port: int, trust: ssl.SSLContext | None
+) -> "trio.SocketStream | trio.SSLStream[trio.SocketStream]":
+    """Connect to a host, and shake hands with TLS. Cancelling closes the connection.
+
+    Args:
+        host: The host.
+        port: The port.
+        trust: The authorities to trust; None for no TLS.
+
+    Raises:
+        OSError: There is no connection.
+        trio.BrokenResourceError: The handshake failed.
+    """
+    if trust is None:
+        return await trio.open_tcp_stream(host, port)
+    stream = await trio.open_ssl_over_tcp_stream(
+        host, port, ssl_context=trust, https_compatible=True
+    )
+    try:
+        await stream.do_handshake()
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    return stream
+
+
 async def dial(parts: SplitResult, trust: Callable[[], ssl.SSLContext]) -> Stream:
     """Open a connection, with TLS for `wss` and `https`.
 
@@ -76,17 +103,7 @@ async def dial(parts: SplitResult, trust: Callable[[], ssl.SSLContext]) -> Strea
     port = parts.port or (443 if is_tls else 80)
     try:
         with trio.fail_after(ANSWER_SECONDS):
-            if not is_tls:
-                return await trio.open_tcp_stream(parts.hostname, port)
-            stream = await trio.open_ssl_over_tcp_stream(
-                parts.hostname, port, ssl_context=trust(), https_compatible=True
-            )
-            try:
-                await stream.do_handshake()
-            except BaseException:
-                await trio.aclose_forcefully(stream)
-                raise
-            return stream
+            return await open_stream(parts.hostname, port, trust() if is_tls else None)
     except trio.TooSlowError:
         raise Unreachable(TOO_SLOW) from None
     except _NETWORK_ERRORS as error:
