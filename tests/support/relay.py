@@ -42,7 +42,7 @@ class Relay:
             self._is_cut = True
             lines, self._lines = self._lines, set()
         for line in lines:
-            _hang_up(line)
+            hang_up(line)
 
     def freeze(self) -> None:
         """Stop relaying data of the open connections, without closing them."""
@@ -93,13 +93,14 @@ class Relay:
                 if source not in self._frozen:
                     sink.sendall(data)
         for line in (source, sink):
-            _hang_up(line)
+            hang_up(line)
         with self._lock:
             self._lines -= {source, sink}
             self._frozen -= {source, sink}
 
 
-def _hang_up(line: socket.socket) -> None:
+def hang_up(line: socket.socket) -> None:
+    """End both directions of a socket, and close it."""
     with suppress(OSError):
         line.shutdown(socket.SHUT_RDWR)
     line.close()

@@ -14,6 +14,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from support.relay import hang_up
+
 CHUNK = 64 * 1024  # bytes of one read
 POLL_SECONDS = 0.2  # between two checks of the listener whether to stop
 HEAD_END = b"\r\n\r\n"
@@ -50,7 +52,7 @@ class StrippingProxy:
         with self._lock:
             sockets, self._open = self._open, set()
         for sock in sockets:
-            _hang_up(sock)
+            hang_up(sock)
 
     def close(self) -> None:
         """Stop the proxy."""
@@ -109,7 +111,7 @@ class StrippingProxy:
         with self._lock:
             self._open -= set(sockets)
         for sock in sockets:
-            _hang_up(sock)
+            hang_up(sock)
 
 
 def _read_head(source: socket.socket) -> tuple[bytes, bytes]:
@@ -129,12 +131,6 @@ def _stripped(head: bytes) -> bytes:
     first, *lines = head.removesuffix(HEAD_END).split(b"\r\n")
     kept = [line for line in lines if line.partition(b":")[0].strip().lower() not in DROPPED]
     return b"\r\n".join([first, *kept, b"Connection: close"]) + HEAD_END
-
-
-def _hang_up(sock: socket.socket) -> None:
-    with suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
-    sock.close()
 
 
 @contextmanager
