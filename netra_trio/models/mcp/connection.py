@@ -46,6 +46,8 @@ TOOLS_MAX = 256  # of one server
 PAGES_MAX = 20  # of a list of tools
 DESCRIPTION_CHARACTERS = 4096  # of a tool
 
+ENDED = "it ended"  # the reason for a loss, whichever task notices first that the server has ended
+
 _log = structlog.get_logger(__name__)
 
 
@@ -132,7 +134,7 @@ class McpConnection:
         """Hold a connection until it is lost; return the reason."""
         self._lost, self._changed, self._calls = trio.Event(), trio.Event(), OpenCalls()
         limit = trio.CancelScope(deadline=trio.current_time() + START_SECONDS)
-        reason = "it ended"
+        reason = ENDED
         try:
             with limit:
                 async with self._new_client() as client:
@@ -254,6 +256,8 @@ def _text_of(block: Any) -> str:
 def _reason(error: BaseException) -> str:
     """Return why a connection failed, without addresses and arguments of commands."""
     first = next(leaves(error))
+    if isinstance(first, MCPError) and first.code == CONNECTION_CLOSED:
+        return ENDED
     if isinstance(first, FileNotFoundError) and isinstance(first.filename, str):
         return f"there is no command {first.filename}; install it, or correct its path"
     if isinstance(first, OSError) and first.strerror:
