@@ -6,7 +6,7 @@ Their texts are for developers and operators, and are not sent to clients, excep
 """
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -83,6 +83,26 @@ class KeyConflict(NetraError):
 
 class MessageNotFound(NetraError):
     """The thread has no such message."""
+
+
+class FilesNotFound(NetraError):
+    """A message names files that its user does not have.
+
+    Attributes:
+        file_ids: These files.
+    """
+
+    def __init__(self, file_ids: Iterable[str]) -> None:
+        self.file_ids = tuple(file_ids)
+        super().__init__(f"no such files: {', '.join(self.file_ids)}")
+
+
+class StorageUnavailable(NetraError):
+    """The file storage cannot answer now; a later attempt may succeed."""
+
+
+class ContentMissing(NetraError):
+    """The file storage does not have the content of a file."""
 
 
 class ThreadNotFound(NetraError):

@@ -24,6 +24,7 @@ QuestionId = NewType("QuestionId", str)
 UsageId = NewType("UsageId", str)
 NodeId = NewType("NodeId", str)
 NotificationId = NewType("NotificationId", str)
+FileId = NewType("FileId", str)
 
 UNLISTED = "unlisted_"  # begins the id of a thread that is in no list
 
@@ -104,6 +105,11 @@ def new_usage_id() -> UsageId:
 def new_notification_id() -> NotificationId:
     """Return a new id of a notification, time-ordered."""
     return NotificationId(_ordered("ntf"))
+
+
+def new_file_id() -> FileId:
+    """Return a new file id, time-ordered; an id is no secret, because each access is checked."""
+    return FileId(_ordered("file"))
 
 
 def new_node_id() -> NodeId:

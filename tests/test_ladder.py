@@ -11,7 +11,7 @@ LADDER = (  # from the bottom up; "" is the package itself, with the public name
     {"errors", "ids", "values"},
     {"protocol"},
     {"broker", "client", "config", "stores", "telemetry", "transports"},
-    {"auth", "broker.valkey", "rooms", "stores.sql", "webhook"},
+    {"auth", "broker.valkey", "files", "rooms", "stores.sql", "webhook"},
     {"agents", "services"},
     {"agents.demo", "aio", "models", "sessions"},
     {"cluster", "connections"},

@@ -24,7 +24,7 @@ from cattrs.gen import make_dict_unstructure_fn
 from cattrs.preconf.orjson import make_converter
 
 from netra_trio.errors import NetraError
-from netra_trio.ids import CorrelationId, RunId
+from netra_trio.ids import CorrelationId, FileId, RunId
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.fields import (
     CORRELATION_ID_CHARACTERS,
@@ -170,6 +170,15 @@ def _json_value(value: Any, _: Any) -> Any:
     return value
 
 
+def _file_ids(value: Any, _: Any) -> tuple[FileId, ...]:
+    if type(value) is not list:
+        raise _MismatchError("an array of file ids", value)
+    for each in value:
+        if type(each) is not str:
+            raise _MismatchError("an array of strings, each a file id", each)
+    return tuple(value)
+
+
 def _rating(value: Any, _: Any) -> Rating | None:
     """Return a rating, or None."""
     if value is None:
@@ -227,6 +236,7 @@ def _strict_converter() -> cattrs.Converter:
     converter.register_structure_hook(Rating, _one_of)
     converter.register_structure_hook_func(lambda kind: kind == JsonObject | str, _object_or_string)
     converter.register_structure_hook_func(lambda kind: kind is JsonValue, _json_value)
+    converter.register_structure_hook_func(lambda kind: kind == tuple[FileId, ...], _file_ids)
     # An optional field is omitted, never null.
     converter.register_structure_hook_factory(
         _is_optional, lambda kind: converter.get_structure_hook(get_args(kind)[0])

@@ -30,6 +30,7 @@ class ErrorCode(StrEnum):
     AGENT_NOT_FOUND = "AGENT_NOT_FOUND"
     RUN_NOT_FOUND = "RUN_NOT_FOUND"
     THREAD_NOT_FOUND = "THREAD_NOT_FOUND"
+    FILE_NOT_FOUND = "FILE_NOT_FOUND"
     ANSWER_REJECTED = "ANSWER_REJECTED"
     FORBIDDEN = "FORBIDDEN"
     AGENT_ERROR = "AGENT_ERROR"
@@ -86,6 +87,9 @@ ERRORS: dict[ErrorCode, ErrorKind] = {
     ErrorCode.AGENT_NOT_FOUND: ErrorKind(404, True, "Use one of the agents listed."),
     ErrorCode.RUN_NOT_FOUND: ErrorKind(404, True, "The run has ended or does not exist."),
     ErrorCode.THREAD_NOT_FOUND: ErrorKind(404, True, "Use a thread that you have written to."),
+    ErrorCode.FILE_NOT_FOUND: ErrorKind(
+        404, True, "Upload the file, then send its file_id within 24 hours."
+    ),
     ErrorCode.ANSWER_REJECTED: ErrorKind(
         409, True, "Show the question as it stands; an open one can be answered again."
     ),

@@ -1,6 +1,7 @@
 """What the message classes share: the types of open JSON, and the validators of their fields."""
 
 import re
+from collections.abc import Sequence
 from typing import Any, NewType
 
 import attrs
@@ -12,6 +13,7 @@ JsonValue = NewType("JsonValue", object)
 CORRELATION_ID_CHARACTERS = 128  # docs/protocol.md, Frames
 HISTORY_PAGE = 50  # messages, unless the client asks for another number
 HISTORY_PAGE_MAX = 100  # messages
+ATTACHMENTS = 16  # files of one message, or of one answer: docs/protocol.md, Files
 
 _THREAD_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 THREAD_ID_TEXT = "1 to 64 characters out of A-Z, a-z, 0-9, _ and -"
@@ -72,6 +74,13 @@ def check_page_size(_: object, attribute: "attrs.Attribute[Any]", value: int) ->
     """Accept the size of a page."""
     if not 1 <= value <= HISTORY_PAGE_MAX:
         raise ExpectationError(f"an integer from 1 to {HISTORY_PAGE_MAX}", attribute.name, value)
+
+
+def check_attachments(_: object, attribute: "attrs.Attribute[Any]", value: Sequence[str]) -> None:
+    """Accept the ids of at most `ATTACHMENTS` files, each once."""
+    if len(value) > ATTACHMENTS or len(set(value)) < len(value) or not all(value):
+        expected = f"at most {ATTACHMENTS} file ids, each once"
+        raise ExpectationError(expected, attribute.name, list(value))
 
 
 def check_correlation_id(_: object, attribute: "attrs.Attribute[Any]", value: str | None) -> None:

@@ -12,6 +12,7 @@ from attrs import field
 from netra_trio.ids import (
     ConnectionId,
     CorrelationId,
+    FileId,
     MessageId,
     QuestionId,
     RunId,
@@ -24,6 +25,7 @@ from netra_trio.protocol.fields import (
     HISTORY_PAGE,
     JsonObject,
     JsonValue,
+    check_attachments,
     check_correlation_id,
     check_name,
     check_not_blank,
@@ -137,6 +139,7 @@ class UserMessage:
 
     Attributes:
         replaces: A message of the thread; it and all later messages are removed from the history.
+        attachments: Files that the user has uploaded.
     """
 
     TYPE: ClassVar[str] = "user_message"
@@ -147,11 +150,16 @@ class UserMessage:
     on_busy: OnBusy = OnBusy.ENQUEUE
     deadline_ms: int | None = field(default=None, validator=check_positive)
     replaces: MessageId | None = field(default=None, validator=check_name)
+    attachments: tuple[FileId, ...] = field(default=(), validator=check_attachments)
 
 
 @frozen
 class AgentRequest:
-    """A request to one agent, with structured input."""
+    """A request to one agent, with structured input.
+
+    Attributes:
+        attachments: Files that the user has uploaded.
+    """
 
     TYPE: ClassVar[str] = "agent_request"
     agent: str = field(validator=check_name)
@@ -159,6 +167,7 @@ class AgentRequest:
     thread_id: ThreadId | None = field(default=None, validator=check_thread_id)
     on_busy: OnBusy = OnBusy.ENQUEUE
     deadline_ms: int | None = field(default=None, validator=check_positive)
+    attachments: tuple[FileId, ...] = field(default=(), validator=check_attachments)
 
 
 @frozen
@@ -341,6 +350,22 @@ class HistoryFeedback:
 
 
 @frozen
+class ListedFile:
+    """A file of a message, as a client shows it.
+
+    Attributes:
+        name: Its name, without a path.
+        media_type: Its type, detected from its content.
+        bytes: Its size.
+    """
+
+    file_id: FileId
+    name: str
+    media_type: str
+    bytes: int
+
+
+@frozen
 class HistoryMessage:
     """A message of a thread in its history.
 
@@ -349,6 +374,8 @@ class HistoryMessage:
         reply_to: The question of an agent's message; None for messages of version 0.1.
         steps: The steps of the agent, each with its position in the text.
         feedback: The user's feedback on an agent's message.
+        attachments: The files of the message; None if there are none.
+        files: The same files, as a client shows them.
     """
 
     message_id: MessageId
@@ -361,6 +388,8 @@ class HistoryMessage:
     reply_to: MessageId | None = None
     steps: Any = None
     feedback: HistoryFeedback | None = None
+    attachments: tuple[FileId, ...] | None = None
+    files: tuple[ListedFile, ...] | None = None
 
 
 @frozen
@@ -418,6 +447,25 @@ class PartialResult:
     TYPE: ClassVar[str] = "partial_result"
     run_id: RunId
     content: str
+
+
+@frozen
+class BinaryResult:
+    """Binary data of the answer, for example sound, which is stored as a file.
+
+    A client of `netra.v2` gets the data with this event; any other one reads the file.
+
+    Attributes:
+        media_type: The type that the agent has given.
+        file_id: The file.
+        bytes: The size of the data.
+    """
+
+    TYPE: ClassVar[str] = "binary_result"
+    run_id: RunId
+    media_type: str
+    file_id: FileId
+    bytes: int
 
 
 @frozen
@@ -508,6 +556,8 @@ class AgentCompleted:
 
     Attributes:
         abandoned: True if a task of the run ignored its cancellation and may still be running.
+        attachments: The files that the agent has attached; None if there are none.
+        files: The same files, as a client shows them.
     """
 
     TYPE: ClassVar[str] = "agent_completed"
@@ -518,6 +568,8 @@ class AgentCompleted:
     error: JsonObject | None = None
     truncated: bool | None = None
     abandoned: bool | None = None
+    attachments: tuple[FileId, ...] | None = None
+    files: tuple[ListedFile, ...] | None = None
 
 
 Event = (
@@ -525,6 +577,7 @@ Event = (
     | AgentStarted
     | AgentThinking
     | PartialResult
+    | BinaryResult
     | ToolExecuting
     | ToolCompleted
     | AgentAsking

@@ -12,6 +12,7 @@ from orjson import dumps, loads
 
 from netra_trio.ids import (
     CorrelationId,
+    FileId,
     MessageId,
     NodeId,
     QuestionId,
@@ -69,6 +70,7 @@ class NewMessage:
         session_id: The session of its run, if another node may take that session over; else None.
         replaces: A message of the thread; it and all later messages are removed from the history.
         unattended: Whether its run outlives its session.
+        attachments: Finished files of the user, which this message names from now on.
     """
 
     user_id: UserId
@@ -84,11 +86,12 @@ class NewMessage:
     session_id: SessionId | None = None
     replaces: MessageId | None = None
     unattended: bool = False
+    attachments: tuple[FileId, ...] = ()
 
     @property
     def is_awaited(self) -> bool:
         """Whether it is recorded before `Store.record` returns, and its end is waited for."""
-        return (self.key or self.session_id or self.replaces) is not None
+        return (self.key or self.session_id or self.replaces) is not None or bool(self.attachments)
 
 
 @frozen
@@ -103,6 +106,7 @@ class RunEnd:
         duration_ms: From its start; 0 if it has not started.
         steps: The steps of the agent as JSON, see `HistoryMessage.steps`; None for none.
         notification: Stored with the end, if this is the first end of the run.
+        attachments: Finished files of the user, which the agent's message names from now on.
     """
 
     run_id: RunId
@@ -115,11 +119,12 @@ class RunEnd:
     duration_ms: int = 0
     steps: bytes | None = None
     notification: Notification | None = None
+    attachments: tuple[FileId, ...] = ()
 
     @property
     def has_answer(self) -> bool:
         """Whether there is a message of the agent."""
-        return bool(self.text) or self.steps is not None
+        return bool(self.text) or self.steps is not None or bool(self.attachments)
 
 
 @frozen
@@ -439,6 +444,7 @@ class Store(ThreadStore, NotificationStore, Protocol):
             KeyConflict: If the key is known with another fingerprint.
             ThreadDeleted: If the key belongs to a message of a deleted thread.
             MessageNotFound: If the replaced message is not in the thread.
+            FilesNotFound: If the user does not have a finished file that the message names.
             NotStorable: If the message can never be stored; its sender is not asked to retry.
         """
         ...

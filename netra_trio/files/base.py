@@ -1,0 +1,69 @@
+"""The interface `FileStorage`: where the content of files is kept.
+
+    async with storage.open():
+        await storage.put(file_id, path)
+        async with storage.read(file_id, start=0) as chunks:
+            async for chunk in chunks:
+                ...
+
+An implementation needs no base class; `tests/files/test_storage_contract.py` checks each one.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Protocol
+
+from netra_trio.ids import FileId
+
+CHUNK_BYTES = 64 * 1024  # of content in memory at once, for each transfer
+
+
+class FileStorage(Protocol):
+    """The content of files, by their ids. Content is written once and never changed.
+
+    Every method raises `StorageUnavailable` if the storage cannot do it now. Cancelling is always
+    safe: `put` then may or may not have stored the content, which `delete` removes.
+    """
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        """Hold the storage open while a server uses it; entered once, before any other call.
+
+        It does not wait for a storage that does not answer.
+        """
+        ...
+
+    async def check(self) -> None:
+        """Return if the storage can be read and written now; for health."""
+        ...
+
+    @property
+    def spool_folder(self) -> Path:
+        """The folder for the temporary files that `put` takes."""
+        ...
+
+    async def put(self, file_id: FileId, path: Path) -> None:
+        """Store the content of a temporary file below `spool_folder`, which may be moved.
+
+        Returns once it is stored permanently: all of it, or nothing.
+        """
+        ...
+
+    def read(
+        self, file_id: FileId, *, start: int = 0, size: int | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Read content in chunks of at most `CHUNK_BYTES`; leaving the block ends the transfer.
+
+        Args:
+            file_id: The file.
+            start: The first byte.
+            size: How many bytes, at most; None for all that follow.
+
+        Raises:
+            ContentMissing: On entering, if there is no such content.
+        """
+        ...
+
+    async def delete(self, file_id: FileId) -> None:
+        """Delete content; no effect if there is none."""
+        ...
