@@ -14,7 +14,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from netra_trio.agents.options import Unattended, agent
 from netra_trio.agents.run import Run
 from netra_trio.endpoints.doors.answering import BODY_BYTES
+from netra_trio.endpoints.doors.runs import STOP_SECONDS
 from netra_trio.server.application import Application
+from netra_trio.sessions import runner
 from netra_trio.telemetry.events import DoorOutcome
 
 WINDOW = 120.0  # seconds, by default
@@ -49,6 +51,11 @@ class Demo:
         await run.emit("before ")
         await self.go_on.wait()
         await run.emit("after")
+
+    async def ignores(self, run: Run) -> None:
+        await run.emit("before ")
+        with trio.CancelScope(shield=True):
+            await self.go_on.wait()
 
     async def returns(self, run: Run) -> str:
         return run.content
@@ -277,6 +284,21 @@ async def test_a_stop(autojump_clock: MockClock) -> None:
         assert await stop(app) == []
         again = await run_events(app, run_input(text="wait"))
         assert again[-1]["code"] == "CANCELLED"
+
+
+async def test_a_stop_of_a_run_that_does_not_end_waits_for_a_limited_time(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "ABANDON_SECONDS", 60.0)
+    demo = Demo()
+    async with opened(demo) as app:
+        async with request(app, "POST", PATH, json=run_input(text="ignores")) as answer:
+            await Stream(answer).until("TEXT_MESSAGE_CONTENT")
+            begin = trio.current_time()
+            assert len(await stop(app)) == 1
+            assert trio.current_time() - begin == STOP_SECONDS
+            assert not demo.ended.is_set()
+        demo.go_on.set()
 
 
 async def test_a_stop_of_one_message(autojump_clock: MockClock) -> None:

@@ -244,7 +244,7 @@ class _Request:
             if asked.outcome is not None:
                 return asked.outcome
             if kind != "approval":
-                await _stop_run(self.runs, self._input.thread_id, asked.message)
+                await self.runs.stop_all(self._input.thread_id, [asked.message["run"]["run_id"]])
                 return "cancelled"
             fields: dict[str, Any] = {"approve": False}
         else:
@@ -289,27 +289,22 @@ class _Request:
 
 
 async def _stop(connection: DoorConnection, thread_id: str, message_id: str | None) -> list[str]:
-    """Stop runs of a thread; return their ids when they have ended."""
+    """Stop runs of a thread; return their ids when they have ended, or after `STOP_SECONDS`."""
     runs = RunReader(connection)
     try:
         listed = list((await runs.history(thread_id))["messages"])
     except Refused as refused:
         raise _renamed(refused, {"$.payload.thread_id": "$.threadId"}) from None
     message = RunInput(thread_id, "", message_id, "", "$")
-    stopped = []
-    for each in listed:
-        is_live = each["role"] == "user" and each.get("run", {}).get("status") in UNFINISHED
-        if is_live and (message_id is None or message.is_message(each)):
-            await _stop_run(runs, thread_id, each)
-            stopped.append(str(each["run"]["run_id"]))
+    stopped = [
+        str(each["run"]["run_id"])
+        for each in listed
+        if each["role"] == "user"
+        and each.get("run", {}).get("status") in UNFINISHED
+        and (message_id is None or message.is_message(each))
+    ]
+    await runs.stop_all(thread_id, stopped)
     return stopped
-
-
-async def _stop_run(runs: RunReader, thread_id: str, message: Mapping[str, Any]) -> None:
-    """Stop the run of a message, and wait until it has ended."""
-    run_id = message["run"]["run_id"]
-    await runs.stop(run_id)
-    await runs.wait_end(thread_id, run_id)
 
 
 def _place_of(call: Call) -> Place | None:

@@ -11,10 +11,11 @@ a question that is closed becomes `question_closed`, with its id alone.
 """
 
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Self, TypeAlias, TypeVar
 
+import trio
 from attrs import define, frozen
 
 from netra_trio.endpoints.doors.connection import DoorConnection
@@ -43,6 +44,7 @@ from netra_trio.protocol.problem import Refused, problem
 from netra_trio.protocol.rooms import RoomGap, RoomJoined, RoomLeft
 
 ROOM_EVENT = "room_event"
+STOP_SECONDS = 5.0  # that a stop waits for the ends of the runs
 HISTORY_PAGES = 5  # of 100 messages, in which a message or a run is looked up
 ERROR = "error"
 QUESTION_CLOSED = "question_closed"  # stands for a question of a listed run that is not open
@@ -277,6 +279,24 @@ class RunReader:
         """
         # With an id of its own, a refusal is not taken for that of a later request.
         await self.send(StopAgent.TYPE, {"run_id": run_id}, new_correlation_id())
+
+    async def stop_all(self, thread_id: str, run_ids: Sequence[str]) -> None:
+        """Stop runs of a thread, and wait until they have ended, for `STOP_SECONDS` at most.
+
+        Args:
+            thread_id: The thread.
+            run_ids: The runs, oldest first.
+
+        Raises:
+            Refused: The thread cannot be read now.
+            ConnectionEnded: The connection has ended before the runs.
+        """
+        # The waiting ones first, so that none of them starts meanwhile.
+        for run_id in reversed(run_ids):
+            await self.stop(run_id)
+        with trio.move_on_after(STOP_SECONDS):
+            for run_id in run_ids:
+                await self.wait_end(thread_id, run_id)
 
     async def wait_end(self, thread_id: str, run_id: str) -> None:
         """Wait until a run of another session has ended. Cancelling is safe.
