@@ -48,6 +48,7 @@ from netra_trio.connections.reader import BAD_FRAMES
 from netra_trio.ids import CorrelationId, RunId, ThreadId
 from netra_trio.protocol.codec import HARD_SIZE_FACTOR, OPEN_PAYLOAD_BYTES
 from netra_trio.protocol.codes import CloseCode, ErrorCode
+from netra_trio.protocol.fields import ATTACHMENTS
 from netra_trio.protocol.inbound import INBOUND
 from netra_trio.protocol.keepalive import MISSED_INTERVALS
 from netra_trio.protocol.messages import (
@@ -59,6 +60,7 @@ from netra_trio.protocol.messages import (
     Heartbeat,
     HistoryMessage,
     HistoryRun,
+    ListedFile,
     OnBusy,
     Ping,
     Pong,
@@ -240,6 +242,7 @@ def test_the_fields_of_a_frame() -> None:
     [
         ("Field of a message", HistoryMessage),
         ("Field of its run", HistoryRun),
+        ("Field of a file", ListedFile),
         ("Field of `resume`", ResumeState),
         ("Field of a thread", ListedThread),
     ],
@@ -346,6 +349,7 @@ LIMITS: Mapping[str, str] = {  # those that are no setting
     "time for which the key of a room_message is kept": seconds(KEY_SECONDS),
     "characters of the name of a room": str(ROOM_NAME_CHARACTERS),
     "characters of a title, and of a query": str(max(TITLE_CHARACTERS, QUERY_CHARACTERS)),
+    "files of a message, and files that an agent attaches to an answer": str(ATTACHMENTS),
     "characters of the comment of a feedback": grouped(COMMENT_CHARACTERS),
     "unattended runs of a user": str(UNATTENDED_RUNS),
     "auth, get_thread_history, late answer of a connection in progress, each": str(

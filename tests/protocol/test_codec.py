@@ -480,7 +480,18 @@ OUTBOUND: dict[str, tuple[type[Any], dict[str, Any], dict[str, Any]]] = {
     "agent_completed": (
         messages.AgentCompleted,
         {**RUN, "status": RunStatus.COMPLETED, "duration_ms": 5},
-        {"result": 42, "error": {"code": "AGENT_ERROR"}, "truncated": True},
+        {
+            "result": 42,
+            "error": {"code": "AGENT_ERROR"},
+            "truncated": True,
+            "attachments": ("file_1",),
+            "files": (messages.ListedFile("file_1", "a.png", "image/png", 12),),  # type: ignore[arg-type]
+        },
+    ),
+    "binary_result": (
+        messages.BinaryResult,
+        {**RUN, "media_type": "audio/mpeg", "file_id": "file_1", "bytes": 12},
+        {},
     ),
 }
 
@@ -514,7 +525,7 @@ def test_an_outbound_message_has_its_documented_fields(kind: str) -> None:
             continue
         assert set(frame["payload"]) == set(given_fields)
         for name, value in given_fields.items():
-            if name not in {"resume", "messages", "thread"}:
+            if name not in {"resume", "messages", "thread", "files"}:
                 shown = list(value) if isinstance(value, tuple) else value
                 assert frame["payload"][name] == shown
 

@@ -25,6 +25,7 @@ CODES = {  # code: (HTTP status, recoverable)
     "AGENT_NOT_FOUND": (404, True),
     "RUN_NOT_FOUND": (404, True),
     "THREAD_NOT_FOUND": (404, True),
+    "FILE_NOT_FOUND": (404, True),
     "ANSWER_REJECTED": (409, True),
     "FORBIDDEN": (403, True),
     "AGENT_ERROR": (500, True),

@@ -14,6 +14,7 @@ import pytest
 from netra_trio.ids import (
     ConnectionId,
     CorrelationId,
+    FileId,
     MessageId,
     QuestionId,
     RunId,
@@ -35,6 +36,7 @@ from netra_trio.protocol.messages import (
     AgentUsage,
     AuthExpiring,
     AuthOk,
+    BinaryResult,
     Confirmation,
     ConnectionEstablished,
     Heartbeat,
@@ -43,6 +45,7 @@ from netra_trio.protocol.messages import (
     HistoryQuestion,
     HistoryRun,
     ListedAgent,
+    ListedFile,
     MessageConfirmed,
     PartialResult,
     Pong,
@@ -266,6 +269,27 @@ ASKED = ThreadHistory(
     ),
     has_more=False,
 )
+FILES = (
+    ListedFile(FileId("file_1"), "plan.pdf", "application/pdf", 48_213),
+    ListedFile(FileId("file_2"), "", "audio/mpeg", 0),
+)
+FILE_IDS = tuple(each.file_id for each in FILES)
+WITH_FILES = ThreadHistory(
+    THREAD,
+    (
+        HistoryMessage(MESSAGE, "user", "Hello", NOW, attachments=FILE_IDS[:1], files=FILES[:1]),
+        HistoryMessage(
+            MessageId("msg_2"),
+            "agent",
+            "",
+            NOW,
+            reply_to=MESSAGE,
+            attachments=FILE_IDS,
+            files=FILES,
+        ),
+    ),
+    has_more=False,
+)
 ROOM, WATCHED = "team:red", thread_room(UserId("alice"), THREAD)
 LISTED = ListedThread(THREAD, WATCHED, "Hello", NOW, NOW, runs_active=1, asks=True, unread=2)
 
@@ -344,6 +368,7 @@ WRITTEN: dict[str, bytes] = {
     "thread_history: empty": encode(ThreadHistory(THREAD, (), has_more=False), NOW, "c-3"),
     "thread_history: a message and its answer": encode(PAGE, NOW, "c-3"),
     "thread_history: a run with questions": encode(ASKED, NOW, "c-3"),
+    "thread_history: messages with files": encode(WITH_FILES, NOW, "c-3"),
     "error: a bad frame": encode_problem(
         problem(ErrorCode.VALIDATION_ERROR, ERROR_TEXT), NOW, "c-17"
     ),
@@ -405,6 +430,9 @@ WRITTEN: dict[str, bytes] = {
     "partial_result: merged": encode(
         PartialResult(RUN, "Hello you"), NOW, "c-4", seq=8, seq_from=6
     ),
+    "binary_result": encode(
+        BinaryResult(RUN, "audio/mpeg", FileId("file_2"), 32_768), NOW, "c-4", seq=7
+    ),
     "agent_asking: a question": encode(
         AgentAsking(
             RUN, QUESTION, QuestionKind.QUESTION, "On which day?", END, schema={"type": "string"}
@@ -449,6 +477,12 @@ WRITTEN: dict[str, bytes] = {
     ),
     "agent_completed: completed, cut": encode(
         AgentCompleted(RUN, RunStatus.COMPLETED, 1200, "Hel", truncated=True), NOW, "c-4", seq=9
+    ),
+    "agent_completed: completed, with files": encode(
+        AgentCompleted(RUN, RunStatus.COMPLETED, 1200, "Hello", attachments=FILE_IDS, files=FILES),
+        NOW,
+        "c-4",
+        seq=9,
     ),
     "agent_completed: failed": encode(
         AgentCompleted(
@@ -543,6 +577,18 @@ WRITTEN |= {
         12,
         "user_message",
         {"message_id": "msg_1", "run_id": "run_1", "user_id": "alice", "content": "Hello"},
+    ),
+    "room_event: a message with a file": room_event(
+        WATCHED,
+        12,
+        "user_message",
+        {
+            "message_id": "msg_1",
+            "run_id": "run_1",
+            "user_id": "alice",
+            "content": "Hello",
+            "attachments": ["file_1"],
+        },
     ),
     "room_event: merged": room_event(
         WATCHED, 15, "partial_result", {"run_id": "run_1", "content": "Hello you"}, offset_from=13

@@ -49,6 +49,7 @@ SMALLEST: dict[str, Payload] = {  # only the required fields
 }
 
 STRING, INTEGER, BOOLEAN = "a string", "an integer", "true or false"
+FILE_IDS = "an array of file ids"
 NOT_NULL = "a value that is not null"
 BUSY, INPUT = "one of enqueue, reject, interrupt", "an object or a string"
 RATING = "one of up, down"
@@ -62,11 +63,13 @@ FIELDS = {
     ("user_message", "on_busy"): BUSY,
     ("user_message", "deadline_ms"): INTEGER,
     ("user_message", "replaces"): STRING,
+    ("user_message", "attachments"): FILE_IDS,
     ("agent_request", "agent"): STRING,
     ("agent_request", "input"): INPUT,
     ("agent_request", "thread_id"): STRING,
     ("agent_request", "on_busy"): BUSY,
     ("agent_request", "deadline_ms"): INTEGER,
+    ("agent_request", "attachments"): FILE_IDS,
     ("stop_agent", "run_id"): STRING,
     ("answer", "question_id"): STRING,
     ("answer", "answer"): NOT_NULL,
@@ -127,6 +130,7 @@ RIGHT_TYPE = {
     BOOLEAN: (bool,),
     NOT_NULL: (),
     RATING: (type(None),),
+    FILE_IDS: (list,),
 }
 
 
