@@ -11,7 +11,7 @@ from netra_trio.ids import CorrelationId, QuestionId, RunId
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import Event, PartialResult
 from netra_trio.protocol.text import EVENT_BYTES, TextTail, cut_text, json_size
-from netra_trio.stores.base import HISTORY_TEXT_BYTES
+from netra_trio.stores.bounds import HISTORY_TEXT_BYTES
 
 NEWEST_TEXT_BYTES = 192 * 1024  # of UTF-8: the maximum for a connection that begins to watch
 

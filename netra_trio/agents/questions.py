@@ -32,8 +32,9 @@ from netra_trio.protocol.messages import (
 )
 from netra_trio.protocol.problem import Refused, problem
 from netra_trio.protocol.text import json_size
-from netra_trio.stores.base import NewMessage, NewQuestion, QuestionEnd, Store
+from netra_trio.stores.base import NewMessage, Store
 from netra_trio.stores.notifications import Notification
+from netra_trio.stores.questions import NewQuestion, QuestionEnd
 from netra_trio.telemetry.events import QuestionClosed, TelemetryEvent
 
 if TYPE_CHECKING:

@@ -18,10 +18,9 @@ from netra_trio.config.settings import Settings
 from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import RunId, UserId
 from netra_trio.protocol.messages import RunStatus
-from netra_trio.stores.base import UNFINISHED
 from netra_trio.stores.sql.database import is_in_memory
 from netra_trio.stores.sql.store import SqlStore
-from netra_trio.stores.threads import UnfinishedRun
+from netra_trio.stores.threads import UNFINISHED, UnfinishedRun
 
 STOP_SECONDS = (
     10.0  # for a run to end: its node polls each second, and abandons the run after 2 more

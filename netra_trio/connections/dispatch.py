@@ -61,7 +61,8 @@ from netra_trio.protocol.threads import (
 )
 from netra_trio.services import OtherNodes, UserThreads
 from netra_trio.sessions.session import Session
-from netra_trio.stores.base import HISTORY_PAGE_BYTES, Store
+from netra_trio.stores.base import Store
+from netra_trio.stores.bounds import HISTORY_PAGE_BYTES
 from netra_trio.telemetry.metrics import Metrics
 
 CONTROL_RATE, CONTROL_BURST = 100, 1000  # frames a second, frames: docs/protocol.md, Limits

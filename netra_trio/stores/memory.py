@@ -39,18 +39,16 @@ from netra_trio.stores.base import (
     STORED,
     Duplicate,
     NewMessage,
-    NewQuestion,
-    QuestionEnd,
     RunEnd,
     RunOwner,
     Settled,
     StoredEnd,
-    StoredQuestion,
     Usage,
     User,
 )
 from netra_trio.stores.memory_data import MemoryData
 from netra_trio.stores.notifications import DueNotification, Notification
+from netra_trio.stores.questions import NewQuestion, QuestionEnd, StoredQuestion
 from netra_trio.stores.threads import StoredThread, UnfinishedRun, feedback_of
 
 USERS = 100_000  # some 40 MB

@@ -28,23 +28,20 @@ from netra_trio.ids import (
 from netra_trio.protocol.messages import HistoryFeedback, HistoryMessage, RunStatus
 from netra_trio.stores.base import (
     HAND_OVER_SECONDS,
-    HISTORY_LISTED_BYTES,
-    HISTORY_PAGE_BYTES,
     UNCOPIED_SECONDS,
     Duplicate,
     NewMessage,
-    NewQuestion,
-    QuestionEnd,
     RunEnd,
     RunOwner,
     StoredEnd,
-    StoredQuestion,
     interrupted,
 )
+from netra_trio.stores.bounds import HISTORY_LISTED_BYTES, HISTORY_PAGE_BYTES
 from netra_trio.stores.memory_notifications import MemoryNotifications
 from netra_trio.stores.memory_rows import Message, Question, Run, Thread, ThreadKey
 from netra_trio.stores.memory_threads import MemoryThreads
 from netra_trio.stores.memory_users import MemoryUsers
+from netra_trio.stores.questions import NewQuestion, QuestionEnd, StoredQuestion
 from netra_trio.stores.threads import DELETED_KEY_SECONDS, StoredThread, UnfinishedRun
 
 Key = tuple[UserId, CorrelationId]

@@ -24,10 +24,10 @@ from netra_trio.protocol.messages import (
     HistoryRun,
     RunStatus,
 )
-from netra_trio.stores.base import (
+from netra_trio.stores.base import StoredEnd
+from netra_trio.stores.questions import (
     NewQuestion,
     QuestionEnd,
-    StoredEnd,
     StoredQuestion,
     listed_question,
     outcome_of,

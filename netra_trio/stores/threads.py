@@ -14,6 +14,7 @@ from netra_trio.values import frozen
 
 AUTO_TITLE_CHARACTERS = 80  # of the first words of the first message
 DELETED_KEY_SECONDS = 86_400.0  # for which the keys of a deleted thread are refused
+UNFINISHED = frozenset({RunStatus.QUEUED, RunStatus.RUNNING})
 
 
 @frozen

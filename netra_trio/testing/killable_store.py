@@ -25,17 +25,15 @@ from netra_trio.protocol.threads import Rating
 from netra_trio.stores.base import (
     Duplicate,
     NewMessage,
-    NewQuestion,
-    QuestionEnd,
     RunEnd,
     RunOwner,
     Store,
     StoredEnd,
-    StoredQuestion,
     Usage,
     User,
 )
 from netra_trio.stores.notifications import DueNotification, Notification
+from netra_trio.stores.questions import NewQuestion, QuestionEnd, StoredQuestion
 from netra_trio.stores.threads import StoredThread, UnfinishedRun
 
 

@@ -25,8 +25,8 @@ from attrs import evolve
 
 from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import UserId
-from netra_trio.stores.base import UNFINISHED
 from netra_trio.stores.notifications import DueNotification, Notification, NotificationStore
+from netra_trio.stores.threads import UNFINISHED
 from netra_trio.telemetry.events import (
     NotificationDropped,
     NotificationFailed,

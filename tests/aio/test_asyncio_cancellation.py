@@ -16,8 +16,8 @@ from netra_trio.agents.demo.echo import echo
 from netra_trio.aio import AsyncioRun, asyncio_agent
 from netra_trio.aio.bridge import CANCEL_PAUSES
 from netra_trio.aio.thread import current_thread
-from netra_trio.stores.base import NewQuestion
 from netra_trio.stores.memory import MemoryStore
+from netra_trio.stores.questions import NewQuestion
 
 SLOW = 60.0  # seconds: a test fails if it waits for this
 SOON = 1.0  # seconds within which a stop has to be done

@@ -106,11 +106,7 @@ from netra_trio.sessions.transcript import (
     RUNS_BYTES,
     Transcript,
 )
-from netra_trio.stores.base import (
-    HISTORY_PAGE_BYTES,
-    HISTORY_QUESTIONS_BYTES,
-    HISTORY_TEXT_BYTES,
-)
+from netra_trio.stores.bounds import HISTORY_PAGE_BYTES, HISTORY_QUESTIONS_BYTES, HISTORY_TEXT_BYTES
 
 PAGE = DOCS / "protocol.md"
 CLIENT = "What a client sends"

@@ -21,8 +21,8 @@ from netra_trio.agents.questions import (
 from netra_trio.agents.run import Agent, Run
 from netra_trio.errors import QuestionExpired, StoreUnavailable, ToolDenied
 from netra_trio.ids import UserId
-from netra_trio.stores.base import NewQuestion
 from netra_trio.stores.memory import MemoryStore
+from netra_trio.stores.questions import NewQuestion
 
 NO_HEARTBEAT: dict[str, Any] = {"heartbeat_interval_ms": 3_600_000}
 TWO: dict[str, Any] = {"acknowledging": True}

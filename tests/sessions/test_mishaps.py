@@ -18,7 +18,8 @@ from netra_trio.connections.outgoing import CONTROL_FRAMES
 from netra_trio.ids import MessageId
 from netra_trio.protocol.codes import EndReason
 from netra_trio.protocol.messages import HistoryMessage
-from netra_trio.stores.base import HISTORY_PAGE_BYTES, Duplicate, NewMessage
+from netra_trio.stores.base import Duplicate, NewMessage
+from netra_trio.stores.bounds import HISTORY_PAGE_BYTES
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.stores.timeout import STORE_SECONDS
 

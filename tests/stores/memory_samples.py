@@ -9,10 +9,7 @@ import pytest
 from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId, UserId
 from netra_trio.protocol.messages import RunStatus
-from netra_trio.stores.base import (
-    NewMessage,
-    RunEnd,
-)
+from netra_trio.stores.base import NewMessage, RunEnd
 from netra_trio.stores.memory import MemoryStore
 
 T = TypeVar("T")

@@ -31,15 +31,9 @@ from netra_trio.protocol.messages import (
     QuestionOutcome,
     RunStatus,
 )
-from netra_trio.stores.base import (
-    Duplicate,
-    NewMessage,
-    NewQuestion,
-    QuestionEnd,
-    RunEnd,
-    Store,
-)
+from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, Store
 from netra_trio.stores.notifications import Notification
+from netra_trio.stores.questions import NewQuestion, QuestionEnd
 from netra_trio.stores.sql.database import Database
 
 T = TypeVar("T")

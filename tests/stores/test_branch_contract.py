@@ -24,7 +24,8 @@ from netra_trio.errors import KeyConflict, MessageNotFound
 from netra_trio.ids import MessageId, ThreadId, UserId, new_message_id
 from netra_trio.protocol.messages import HistoryFeedback, HistoryMessage, RunStatus
 from netra_trio.protocol.threads import Rating
-from netra_trio.stores.base import HISTORY_PAGE_BYTES, NewMessage, RunEnd, Store
+from netra_trio.stores.base import NewMessage, RunEnd, Store
+from netra_trio.stores.bounds import HISTORY_PAGE_BYTES
 
 pytestmark = pytest.mark.parametrize(
     "store", THREAD_STORES, indirect=True, ids=lambda factory: factory.__name__

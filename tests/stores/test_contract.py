@@ -33,15 +33,8 @@ from netra_trio.ids import (
 from netra_trio.protocol.messages import (
     RunStatus,
 )
-from netra_trio.stores.base import (
-    HISTORY_TEXT_BYTES,
-    Duplicate,
-    NewMessage,
-    RunEnd,
-    Store,
-    Usage,
-    User,
-)
+from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, Store, Usage, User
+from netra_trio.stores.bounds import HISTORY_TEXT_BYTES
 
 ENDS = [status for status in RunStatus if status not in {RunStatus.QUEUED, RunStatus.RUNNING}]
 TEXTS = [

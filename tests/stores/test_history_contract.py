@@ -27,11 +27,8 @@ from netra_trio.protocol.messages import (
     HistoryMessage,
     RunStatus,
 )
-from netra_trio.stores.base import (
-    HISTORY_PAGE_BYTES,
-    HISTORY_TEXT_BYTES,
-    Store,
-)
+from netra_trio.stores.base import Store
+from netra_trio.stores.bounds import HISTORY_PAGE_BYTES, HISTORY_TEXT_BYTES
 
 
 @pytest.fixture

@@ -18,13 +18,8 @@ from stores.memory_samples import (
 from netra_trio.errors import KeyConflict, MessageNotFound, StoreUnavailable
 from netra_trio.ids import ThreadId, UserId
 from netra_trio.protocol.messages import RunStatus
-from netra_trio.stores.base import (
-    HISTORY_LISTED_BYTES,
-    HISTORY_PAGE_BYTES,
-    Duplicate,
-    Store,
-    User,
-)
+from netra_trio.stores.base import Duplicate, Store, User
+from netra_trio.stores.bounds import HISTORY_LISTED_BYTES, HISTORY_PAGE_BYTES
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.stores.memory_data import KEY_HOURS
 

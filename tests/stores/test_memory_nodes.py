@@ -19,15 +19,9 @@ from trio.testing import MockClock
 
 from netra_trio.ids import NodeId, QuestionId, RunId, UserId, new_node_id, new_session_id
 from netra_trio.protocol.messages import QuestionOutcome, RunStatus
-from netra_trio.stores.base import (
-    HAND_OVER_SECONDS,
-    STORED,
-    NewMessage,
-    RunOwner,
-    StoredQuestion,
-    interrupted,
-)
+from netra_trio.stores.base import HAND_OVER_SECONDS, STORED, NewMessage, RunOwner, interrupted
 from netra_trio.stores.memory import MemoryStore
+from netra_trio.stores.questions import StoredQuestion
 
 SESSION = new_session_id()
 ONE, OTHER = NodeId("own_1"), NodeId("own_2")

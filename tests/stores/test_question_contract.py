@@ -22,12 +22,8 @@ from netra_trio.protocol.messages import (
     HistoryQuestion,
     QuestionOutcome,
 )
-from netra_trio.stores.base import (
-    NewQuestion,
-    QuestionEnd,
-    Store,
-    StoredQuestion,
-)
+from netra_trio.stores.base import Store
+from netra_trio.stores.questions import NewQuestion, QuestionEnd, StoredQuestion
 
 
 def shown(question: NewQuestion, end: QuestionEnd | None = None) -> HistoryQuestion:

@@ -36,15 +36,8 @@ from netra_trio.ids import (
     new_thread_id,
 )
 from netra_trio.protocol.messages import QuestionOutcome, RunStatus
-from netra_trio.stores.base import (
-    NewMessage,
-    RunEnd,
-    RunOwner,
-    Store,
-    StoredEnd,
-    StoredQuestion,
-    interrupted,
-)
+from netra_trio.stores.base import NewMessage, RunEnd, RunOwner, Store, StoredEnd, interrupted
+from netra_trio.stores.questions import StoredQuestion
 
 SESSION = new_session_id()
 ROUNDS = 8  # of a race

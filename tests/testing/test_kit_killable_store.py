@@ -18,16 +18,10 @@ from netra_trio.ids import (
     UserId,
 )
 from netra_trio.protocol.messages import QuestionKind, QuestionOutcome, RunStatus
-from netra_trio.stores.base import (
-    NewMessage,
-    NewQuestion,
-    QuestionEnd,
-    RunEnd,
-    Usage,
-    interrupted,
-)
+from netra_trio.stores.base import NewMessage, RunEnd, Usage, interrupted
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.stores.notifications import Notification
+from netra_trio.stores.questions import NewQuestion, QuestionEnd
 from netra_trio.testing.killable_store import KillableStore
 
 ALICE, RUN = UserId("alice"), RunId("run_1")

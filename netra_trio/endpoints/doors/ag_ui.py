@@ -36,7 +36,7 @@ from netra_trio.protocol.doors import AG_UI, DOOR_PATHS
 from netra_trio.protocol.fields import HISTORY_PAGE_MAX
 from netra_trio.protocol.messages import AgentAnswered
 from netra_trio.protocol.problem import Refused, problem
-from netra_trio.stores.base import UNFINISHED
+from netra_trio.stores.threads import UNFINISHED
 
 STOP_BYTES = 16 * 1024
 NEWEST = 20  # messages of a thread among which one may have a run that asks

@@ -38,7 +38,7 @@ from netra_trio.protocol.messages import (
     ToolCompleted,
 )
 from netra_trio.protocol.problem import Refused, problem
-from netra_trio.stores.base import UNFINISHED
+from netra_trio.stores.threads import UNFINISHED
 from netra_trio.telemetry.events import DoorOutcome
 
 LAST = "last-event-id"  # the header with the id of the newest message that the client has

@@ -15,9 +15,10 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, literal_column, s
 
 from netra_trio.ids import NodeId, RunId
 from netra_trio.protocol.messages import RunStatus
-from netra_trio.stores.base import UNFINISHED, StoredEnd, interrupted
+from netra_trio.stores.base import StoredEnd, interrupted
 from netra_trio.stores.sql.rows import placeholder
 from netra_trio.stores.sql.schema import runs
+from netra_trio.stores.threads import UNFINISHED
 
 is_unfinished: ColumnElement[Any] = literal_column("runs.status IN ('queued', 'running')")
 """A condition in the words of the indexes: with parameters, SQLite would not use them."""

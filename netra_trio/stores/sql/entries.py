@@ -7,16 +7,8 @@ from attrs import define, frozen
 
 from netra_trio.errors import KeyConflict, ThreadDeleted
 from netra_trio.ids import CorrelationId, RunId, UserId
-from netra_trio.stores.base import (
-    Duplicate,
-    NewMessage,
-    NewQuestion,
-    QuestionEnd,
-    RunEnd,
-    StoredEnd,
-    Usage,
-    User,
-)
+from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, StoredEnd, Usage, User
+from netra_trio.stores.questions import NewQuestion, QuestionEnd
 from netra_trio.stores.sql.write_behind import Entry
 
 Key = tuple[UserId, CorrelationId]

@@ -18,7 +18,7 @@ from netra_trio.protocol.messages import (
     HistoryRun,
     RunStatus,
 )
-from netra_trio.stores.base import HISTORY_LISTED_BYTES, HISTORY_PAGE_BYTES
+from netra_trio.stores.bounds import HISTORY_LISTED_BYTES, HISTORY_PAGE_BYTES
 from netra_trio.stores.sql.branches import USER, is_listed, of_question, question
 from netra_trio.stores.sql.questions import read_questions, read_sizes
 from netra_trio.stores.sql.schema import messages, runs, threads

@@ -14,12 +14,11 @@ from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, select, 
 
 from netra_trio.ids import QuestionId, RunId, ThreadId, UserId
 from netra_trio.protocol.messages import HistoryQuestion, QuestionKind, QuestionOutcome, RunStatus
-from netra_trio.stores.base import (
-    UNFINISHED,
+from netra_trio.stores.base import Usage
+from netra_trio.stores.questions import (
     NewQuestion,
     QuestionEnd,
     StoredQuestion,
-    Usage,
     listed_question,
     outcome_of,
     questions_size,
@@ -27,6 +26,7 @@ from netra_trio.stores.base import (
 )
 from netra_trio.stores.sql.rows import insert_missing
 from netra_trio.stores.sql.schema import messages, questions, runs, threads, usage
+from netra_trio.stores.threads import UNFINISHED
 
 _END = (
     update(questions)

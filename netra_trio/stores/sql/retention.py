@@ -5,9 +5,9 @@ Reports of usage have no content, and are kept for at least 400 days.
 
 from sqlalchemy import Connection, delete, exists, select
 
-from netra_trio.stores.base import UNFINISHED
 from netra_trio.stores.sql.branches import delete_messages
 from netra_trio.stores.sql.schema import messages, runs, usage
+from netra_trio.stores.threads import UNFINISHED
 
 CHUNK = (
     500  # messages of one transaction, without answers: some ms, so that other writes wait little

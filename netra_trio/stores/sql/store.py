@@ -35,15 +35,13 @@ from netra_trio.stores.base import (
     STORED,
     Duplicate,
     NewMessage,
-    NewQuestion,
-    QuestionEnd,
     RunEnd,
     RunOwner,
     StoredEnd,
-    StoredQuestion,
     Usage,
     User,
 )
+from netra_trio.stores.questions import NewQuestion, QuestionEnd, StoredQuestion
 from netra_trio.stores.sql.batch_writer import BatchWriter
 from netra_trio.stores.sql.database import Database
 from netra_trio.stores.sql.entries import (
