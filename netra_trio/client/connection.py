@@ -1,6 +1,6 @@
 """One open connection: a nursery with a reader, a writer, a watchdog and a token renewal.
 
-    connection = Connection(socket, session, tokens, replace)
+    connection = Connection(socket, decoder, session, tokens, replace=replace, random=random)
     close_code = await connection.run()
 
 The reader never waits for another task: it hands frames to the `ClientSession`, whose joints to the
@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from netra_trio.client.decoder import FrameDecoder
 from netra_trio.client.errors import TokenFailed
 from netra_trio.client.event import InvalidEvent
 from netra_trio.client.notifier import Notifier
@@ -32,6 +33,7 @@ class Connection:
 
     Args:
         socket: The socket.
+        decoder: Decodes its frames.
         session: Handles the frames.
         tokens: The token.
         replace: Runs among the tasks of the connection; it opens another one when this one is about
@@ -45,12 +47,15 @@ class Connection:
     def __init__(
         self,
         socket: Socket,
+        decoder: FrameDecoder,
         session: ClientSession,
         tokens: Tokens,
+        *,
         replace: Callable[[], Awaitable[None]],
         random: Callable[[], float],
     ) -> None:
         self._socket = socket
+        self._decoder = decoder
         self._session = session
         self._tokens = tokens
         self._replace = replace
@@ -94,7 +99,7 @@ class Connection:
                 if self.is_replaced:  # meanwhile; a cancellation comes at the next checkpoint only
                     return ABNORMAL
                 self._heard_at = trio.current_time()
-                self._session.receive(text)
+                self._session.receive(self._decoder.decode(text), len(text))
             except SocketClosed as closed:
                 return closed.code
             except InvalidEvent:

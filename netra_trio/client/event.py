@@ -76,6 +76,15 @@ class Event:
             frame = orjson.loads(text)
         except orjson.JSONDecodeError:
             raise InvalidEvent("not JSON") from None
+        return cls.of(frame)
+
+    @classmethod
+    def of(cls, frame: Any) -> Self:
+        """Return the event of a frame that is decoded as JSON; unknown fields are ignored.
+
+        Raises:
+            InvalidEvent: It is not a frame of the protocol.
+        """
         if not isinstance(frame, dict):
             raise InvalidEvent("not an object")
         found = {name: frame[name] for name in _FIELD_TYPES if name in frame}

@@ -1,24 +1,26 @@
 """One socket in a task of its own: from the upgrade request over the first frame to its end.
 
-    line = Line(dialer.open(url, headers=headers, subprotocols=("netra.v1",)), user)
+    line = Line(dialer.open(url, headers=headers, subprotocols=SUBPROTOCOLS), user, wall_clock)
     nursery.start_soon(line.run)
     await line.settled.wait()      # line.connection, or line.failure
 
 A task of its own, because a line may take the place of another one that is still open.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import trio
 
 from netra_trio.client.connection import Connection
-from netra_trio.client.event import Event, InvalidEvent
+from netra_trio.client.decoder import FrameDecoder
+from netra_trio.client.event import InvalidEvent
 from netra_trio.client.frames import HELLO, Hello
 from netra_trio.client.sockets import NoAnswer, OpeningRefused, Socket, SocketClosed
 from netra_trio.protocol.codes import ABNORMAL, CloseCode
 
-SUBPROTOCOL = "netra.v1"  # tells the server that the client acknowledges
+SUBPROTOCOLS = ("netra.v2", "netra.v1")  # tell the server that the client acknowledges
 HELLO_SECONDS = 10.0  # for the first frame, which the server sends at once
 CLOSING_SECONDS = 2.0  # for the close frames of one that is left; loopback takes 1 ms
 
@@ -38,7 +40,13 @@ class LineUser(Protocol):
 class Line:
     """A socket.
 
+    Args:
+        opening: Opens it.
+        user: Decides what becomes of the line.
+        wall_clock: Returns Unix seconds.
+
     Attributes:
+        decoder: Decodes the frames of the socket.
         connection: The connection; None before the first frame was accepted.
         failure: Why there is no connection; None if the socket was closed before the first frame.
         code: The close code.
@@ -50,10 +58,16 @@ class Line:
         ended: Set when the socket is closed, or another one has taken its place.
     """
 
-    def __init__(self, opening: AbstractAsyncContextManager[Socket], user: LineUser) -> None:
+    def __init__(
+        self,
+        opening: AbstractAsyncContextManager[Socket],
+        user: LineUser,
+        wall_clock: Callable[[], float],
+    ) -> None:
         self._opening = opening
         self._user = user
         self._scope = trio.CancelScope()
+        self.decoder = FrameDecoder(wall_clock)
         self.connection: Connection | None = None
         self.failure: OpeningRefused | NoAnswer | None = None
         self.code: int = ABNORMAL
@@ -96,9 +110,10 @@ class Line:
             self.failure = NoAnswer(f"no {HELLO} within {HELLO_SECONDS:g} s")
             return
         try:
-            hello = Hello.parse(Event.parse(text))
+            hello = Hello.parse(self.decoder.decode(text))
         except InvalidEvent as fault:
-            self.failure = NoAnswer(f"this is not a server of {SUBPROTOCOL}: {fault}")
+            known = " or ".join(SUBPROTOCOLS)
+            self.failure = NoAnswer(f"this is not a server of {known}: {fault}")
             return
         self.opened_at = trio.current_time()
         self.connection = connection = self._user.accept(self, socket, hello)

@@ -18,7 +18,7 @@ from netra_trio.client.connection import Connection
 from netra_trio.client.errors import ClientError, ConnectionClosed, ConnectionRefused, GaveUp
 from netra_trio.client.fallback import Transport
 from netra_trio.client.frames import Hello, as_object
-from netra_trio.client.line import CLOSING_SECONDS, SUBPROTOCOL, Line
+from netra_trio.client.line import CLOSING_SECONDS, SUBPROTOCOLS, Line
 from netra_trio.client.notifier import Notifier
 from netra_trio.client.retry import (
     PROGRESS_SECONDS,
@@ -279,9 +279,9 @@ class ConnectionManager:
         opening = self._dialer.open(
             urlunsplit(self._parts._replace(query=urlencode(parameters), fragment="")),
             headers={"Authorization": f"Bearer {token}"},
-            subprotocols=(SUBPROTOCOL,),
+            subprotocols=SUBPROTOCOLS,
         )
-        line = Line(opening, self)
+        line = Line(opening, self, self._session.wall_clock)
         self._nursery.start_soon(line.run)
         return line
 
@@ -324,7 +324,12 @@ class ConnectionManager:
         self._stats.transport = getattr(socket, "transport", Transport.WEBSOCKET)
         self._line = line
         self._connection = Connection(
-            socket, session, self._tokens, lambda: self._replace(line), self._random
+            socket,
+            line.decoder,
+            session,
+            self._tokens,
+            replace=lambda: self._replace(line),
+            random=self._random,
         )
         self._was_connected = True
         self._was_renewed = False

@@ -1,7 +1,7 @@
 """The client's half of a session: frames in, frames out, over one connection after the other.
 
-    session.begin(Event.parse(first_frame))
-    session.receive(frame)
+    session.begin(Hello.parse(first_event))
+    session.receive(event, size)
     frame = session.next_frame(now)
 
 Nothing here waits or touches a socket, so each frame is handled completely before the next one.
@@ -229,22 +229,21 @@ class ClientSession:
             self._push_thread_change(Event("gap", timestamp=self.wall_clock()))
         self.to_write.notify()
 
-    def receive(self, text: str) -> None:
-        """Handle a frame.
+    def receive(self, event: Event, size: int) -> None:
+        """Handle the event of a frame that took `size` bytes on the wire.
 
         Raises:
-            InvalidEvent: It is not a frame of the protocol.
+            InvalidEvent: It lacks a required field.
         """
         self._stats.last_activity = self.wall_clock()
         self.connection.asked_at = None
         self.connection.unheard = 0
-        event = Event.parse(text)
         if event.seq is None:
-            self._receive_control(event, len(text))
+            self._receive_control(event, size)
         elif self._held is not None:
-            self._held.append(event, len(text))
+            self._held.append(event, size)
         else:
-            self._receive_numbered(event, len(text))
+            self._receive_numbered(event, size)
         self._changed()
 
     def next_frame(self, now: float) -> str | None:

@@ -6,6 +6,7 @@ import trio
 from attrs import define, field
 
 from netra_trio.client import Event, SocketClosed
+from netra_trio.client.decoder import FrameDecoder
 from netra_trio.errors import NetraError, TransportClosed
 from netra_trio.protocol.codes import ABNORMAL
 from netra_trio.transports.memory import MemoryClient, MemoryTransport
@@ -21,6 +22,7 @@ class MemoryConnection:
         url: The address of the upgrade request.
         headers: Its headers.
         subprotocols: Its subprotocols.
+        decoder: Decodes the frames of the server.
         session_id: The session, once the client has received it.
         last_seq: The last number that the client received.
         refusal: Why the upgrade was refused.
@@ -33,6 +35,7 @@ class MemoryConnection:
     client: MemoryClient
     server: MemoryTransport
     on_event: Callable[[Event], None]
+    decoder: FrameDecoder
     session_id: str = ""
     last_seq: int = 0
     refusal: NetraError | None = None
@@ -59,7 +62,7 @@ class MemoryConnection:
             text = (await self.client.receive()).decode()
         except TransportClosed as closed:
             raise SocketClosed(closed.code or ABNORMAL) from None
-        event = Event.parse(text)
+        event = self.decoder.decode(text)
         if event.type == HELLO:
             self.session_id = event.payload["session_id"]
             self.last_seq = event.payload["resume"]["last_seq"]

@@ -12,6 +12,7 @@ from attrs import define
 from netra_trio.agents.run import Agent
 from netra_trio.broker.base import Backend
 from netra_trio.client import Event, NoAnswer, OpeningRefused
+from netra_trio.client.decoder import FrameDecoder
 from netra_trio.config.settings import Settings
 from netra_trio.endpoints.answer import Answer
 from netra_trio.endpoints.request import Request
@@ -164,7 +165,8 @@ class MemoryServer:
             max_bytes=self._settings.hard_message_size,
             conditions=self._conditions,
         )
-        connection = MemoryConnection(url, headers, subprotocols, client, server, on_event)
+        decoder = FrameDecoder(wall_clock)
+        connection = MemoryConnection(url, headers, subprotocols, client, server, on_event, decoder)
         process.nursery.start_soon(_serve_connection, process.app, connection)
         try:
             await server.accepted.wait()
