@@ -56,8 +56,8 @@ ADVICE: Mapping[ErrorCode, str] = {
     "--user.",
     ErrorCode.ORIGIN_NOT_ALLOWED: "Add the page's origin, with scheme and port, to "
     "WEBSOCKET_ALLOWED_ORIGINS of the server.",
-    ErrorCode.UNSUPPORTED_SUBPROTOCOL: "netra.v1 was offered and did not arrive: let the proxy "
-    "pass on Sec-WebSocket-Protocol.",
+    ErrorCode.UNSUPPORTED_SUBPROTOCOL: "netra.v2 and netra.v1 were offered and did not "
+    "arrive: let the proxy pass on Sec-WebSocket-Protocol.",
     ErrorCode.CONNECTION_LIMIT_EXCEEDED: "Close a connection of this user, raise "
     "WEBSOCKET_MAX_CONNECTIONS_PER_USER, or use another user with --user.",
     ErrorCode.SERVER_DRAINING: "It is about to restart: try again in a minute.",
@@ -106,7 +106,7 @@ def of_refusal(
     code, text = str(body.get("code")), str(body.get("error", ""))
     if status == _SWITCHING:
         return Finding(
-            "It was accepted without the subprotocol netra.v1.",
+            "It was accepted without a subprotocol; netra.v2 and netra.v1 were offered.",
             f"Let the proxy pass on Sec-WebSocket-Protocol, both ways. {_NOT_OURS}",
         )
     if code == ErrorCode.BAD_REQUEST:

@@ -19,7 +19,7 @@ from netra_trio.client import Network, NoAnswer, Socket, SocketClosed
 from netra_trio.client.frames import parse_object
 from netra_trio.client.http import open_stream, reason_of
 from netra_trio.errors import leaves
-from netra_trio.protocol.wire_format import SUBPROTOCOL
+from netra_trio.protocol.wire_format import SUBPROTOCOLS
 
 TIMEOUT_SECONDS = 10.0  # for one request or connection; a healthy server takes some ms
 BODY_BYTES = 64 * 1024  # of an answer; no answer of the server is larger
@@ -181,9 +181,7 @@ class Probe:
         closed: SocketClosed | None = None
         try:
             with trio.fail_after(TIMEOUT_SECONDS):
-                async with network.open(
-                    url, headers=headers, subprotocols=(SUBPROTOCOL,)
-                ) as socket:
+                async with network.open(url, headers=headers, subprotocols=SUBPROTOCOLS) as socket:
                     try:
                         hello = await next_frame(socket)
                         if hello.get("type") == "connection_established":

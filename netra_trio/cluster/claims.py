@@ -8,11 +8,7 @@ from netra_trio.auth.identity import Identity
 from netra_trio.cluster.request import ElsewhereRequest
 from netra_trio.ids import SessionId
 from netra_trio.protocol.fields import JsonObject
-from netra_trio.protocol.wire_format import JSON_ACKNOWLEDGING, JSON_PLAIN, WireFormat
-
-_WIRES: dict[str | None, WireFormat] = {
-    wire.name: wire for wire in (JSON_PLAIN, JSON_ACKNOWLEDGING)
-}
+from netra_trio.protocol.wire_format import WIRE_FORMATS
 
 
 def claim_of(request: ElsewhereRequest, link_id: str) -> JsonObject:
@@ -38,7 +34,7 @@ def request_of(header: JsonObject) -> ElsewhereRequest:
         SessionId(header["session_id"]),
         header["last_seq"],
         Identity.load(header["identity"]),
-        _WIRES[header["wire"]],
+        WIRE_FORMATS[header["wire"]],
         header["traceparent"],
     )
 

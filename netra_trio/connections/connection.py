@@ -16,9 +16,9 @@ from netra_trio.errors import TransportClosed
 from netra_trio.ids import ConnectionId, SessionId, new_connection_id
 from netra_trio.protocol.codes import ABNORMAL, EndReason
 from netra_trio.protocol.keepalive import Liveness, TokenLife
-from netra_trio.protocol.messages import Outbound
+from netra_trio.protocol.messages import ConnectionEstablished, Outbound
 from netra_trio.protocol.problem import Problem
-from netra_trio.protocol.wire_format import WireFormat
+from netra_trio.protocol.wire_format import EventEncoder, WireFormat
 from netra_trio.rooms.feed import RoomFeed
 from netra_trio.services import Services
 from netra_trio.sessions.session import Session
@@ -38,6 +38,7 @@ class Connection:
         identity: The identity of its newest token.
         services: The services of the application.
         wire: Its wire format.
+        encoder: Encodes its first frame, and its events in their order.
         outgoing: The channels to its writer.
         reason: Why it ends; None while it is open.
         final_error: The encoded error that is sent right before the close frame.
@@ -58,6 +59,7 @@ class Connection:
     services: Services
     wire: WireFormat
     outgoing: Outgoing
+    encoder: EventEncoder = field(init=False)
     id: ConnectionId = field(factory=new_connection_id)
     reason: EndReason | None = None
     peer_code: int | None = None
@@ -77,6 +79,7 @@ class Connection:
         interval = self.settings.heartbeat_interval_ms / 1000
         self.liveness = Liveness(interval=interval, now=trio.current_time())
         self.token = self._token_life()
+        self.encoder = self.wire.encoder()
 
     @property
     def settings(self) -> Settings:
@@ -147,6 +150,11 @@ class Connection:
         has_room = self.outgoing.offer(frame)
         self.metrics.control_sent[message.TYPE] += has_room
         return has_room
+
+    def send_hello(self, hello: ConnectionEstablished) -> None:
+        """Send the first frame; a new connection has room for it."""
+        self.metrics.control_sent[hello.TYPE] += 1
+        self.outgoing.offer(self.encoder.encode_hello(hello, self.services.wall_clock()))
 
     async def send_error(self, problem: Problem, correlation_id: str | None = None) -> None:
         """Send an error; waits for room if the peer does not read. Cancelling is safe."""

@@ -18,7 +18,7 @@ async def write(connection: Connection) -> None:
         TransportClosed: If the transport is closed before that.
     """
     transport, outgoing = connection.transport, connection.outgoing
-    feed, encode_event = outgoing.feed, connection.wire.encode_event
+    feed, encode_event = outgoing.feed, connection.encoder.encode_event
     lags = False
     await transport.accept()
     while True:
@@ -50,7 +50,7 @@ async def finish(connection: Connection) -> None:
         return
     connection.is_finishing = True
     transport, outgoing = connection.transport, connection.outgoing
-    encode_event = connection.wire.encode_event
+    encode_event = connection.encoder.encode_event
     await _send(connection, outgoing.take_control())
     if connection.reason is EndReason.DRAINED:
         while entries := outgoing.feed.take(max_bytes=WRITE_BYTES):

@@ -22,7 +22,12 @@ from netra_trio.node.registry import ResumeRequest
 from netra_trio.protocol.admin import ADMINISTRATOR
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.problem import Refused, problem, store_unavailable
-from netra_trio.protocol.wire_format import JSON_ACKNOWLEDGING, JSON_PLAIN, SUBPROTOCOL, WireFormat
+from netra_trio.protocol.wire_format import (
+    JSON_ACKNOWLEDGING,
+    SUBPROTOCOLS,
+    WireFormat,
+    select_format,
+)
 from netra_trio.services import Services
 
 PUBLISHER = "netra:publish"  # the permission for /ws/rooms/{room}
@@ -195,12 +200,12 @@ async def check_user_exists(identity: Identity, services: Services) -> None:
 
 def _check_subprotocols(offered: tuple[str, ...]) -> WireFormat:
     """Return the wire format that the offered subprotocols choose."""
-    if not offered:
-        return JSON_PLAIN
-    if SUBPROTOCOL not in offered:
-        text = f"None of the offered subprotocols is known; {SUBPROTOCOL} is."
+    wire = select_format(offered)
+    if wire is None:
+        known = " and ".join(reversed(SUBPROTOCOLS))
+        text = f"None of the offered subprotocols is known; {known} are."
         raise Refused(problem(ErrorCode.UNSUPPORTED_SUBPROTOCOL, text))
-    return JSON_ACKNOWLEDGING
+    return wire
 
 
 def check_resume(query: Mapping[str, list[str]]) -> ResumeRequest | None:

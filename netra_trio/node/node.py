@@ -301,7 +301,7 @@ class Node:
             if place is not None:
                 place.hold(connection)
             session.client = connection
-            connection.try_send(self._hello(connection, state))
+            connection.send_hello(self._hello(connection, state))
             return await self._serve(connection, state, arrival.since)
 
     async def _serve(

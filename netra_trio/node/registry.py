@@ -358,7 +358,7 @@ def check_kind(wire: WireFormat, *, acknowledging: bool) -> None:
         Refused: BAD_REQUEST, if it is not.
     """
     if acknowledging is not wire.acknowledges:
-        kind = "offer netra.v1" if acknowledging else "offer no subprotocol"
+        kind = "offer netra.v2 or netra.v1" if acknowledging else "offer no subprotocol"
         text = f"The session has another wire format; {kind} to resume it."
         raise Refused(problem(ErrorCode.BAD_REQUEST, text))
 

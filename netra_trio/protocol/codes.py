@@ -107,7 +107,7 @@ ERRORS: dict[ErrorCode, ErrorKind] = {
         403, False, "Add the page's origin to WEBSOCKET_ALLOWED_ORIGINS."
     ),
     ErrorCode.UNSUPPORTED_SUBPROTOCOL: ErrorKind(
-        400, False, "Offer the subprotocol netra.v1, or none."
+        400, False, "Offer the subprotocol netra.v2 or netra.v1, or none."
     ),
     ErrorCode.BAD_REQUEST: ErrorKind(400, False, "Fix the request and try again."),
     ErrorCode.CONNECTION_LIMIT_EXCEEDED: ErrorKind(

@@ -73,7 +73,7 @@ class PostedFormat:
         fields = attrs.asdict(decoded.message, recurse=False)
         return codec.Frame(PostedMessage(**fields, history=self.history), decoded.correlation_id)
 
-    encode_event = staticmethod(JSON_ACKNOWLEDGING.encode_event)
+    encoder = staticmethod(JSON_ACKNOWLEDGING.encoder)
     encode_control = staticmethod(JSON_ACKNOWLEDGING.encode_control)
     encode_problem = staticmethod(JSON_ACKNOWLEDGING.encode_problem)
 
