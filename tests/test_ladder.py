@@ -165,7 +165,7 @@ def test_the_client_imports_nothing_of_the_server() -> None:
         "ids",
         "errors",
         "protocol.codes",
-    "protocol.compact",
+        "protocol.compact",
         "protocol.fields",
         "protocol.keepalive",
         "protocol.messages",

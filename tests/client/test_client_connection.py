@@ -73,7 +73,7 @@ async def test_the_opening(autojump_clock: MockClock, network: ScriptedNetwork) 
         assert network.discoveries == ["http://server.example:8000/ws/config"]
         assert peer.url == URL
         assert peer.headers == {"Authorization": "Bearer t.o.k"}
-        assert peer.subprotocols == ("netra.v1",)
+        assert peer.subprotocols == ("netra.v2", "netra.v1")
         assert status_of(client) is Status.CONNECTED
         assert client.config["websocket_config"]["version"] == "1.0"
         assert client.stats.last_resume_verdict == "new"

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import trio
-from support.clients import Plain
+from support.clients import InTurn, Plain
 from support.talk import EVENTS, WHOLE, WORDS, talk, talker
 from trio.testing import MockClock
 
 from netra_trio.client import ConnectionClosed, Stats, Status
+from netra_trio.client.line import SUBPROTOCOLS
 from netra_trio.protocol.codes import CloseCode
 from netra_trio.testing import (
     After,
@@ -26,6 +27,9 @@ from netra_trio.testing import (
 pytestmark = pytest.mark.unmeasured
 
 KINDS = pytest.mark.parametrize("is_plain", [False, True], ids=["acknowledging", "plain"])
+IN_TURN = pytest.mark.parametrize(
+    "offers", [SUBPROTOCOLS, SUBPROTOCOLS[::-1]], ids=["v2 first", "v1 first"]
+)
 INTERRUPTED = ("agent_completed", {"status": "interrupted"})
 
 
@@ -69,6 +73,42 @@ async def test_lost_after_every_nth_frame(
 ) -> None:
     stats, events = await conversation(Every(n, fault), is_plain=is_plain)
     assert stats.reconnections >= (events - 1) // n
+    assert stats.last_resume_verdict == "exact"
+
+
+async def converse_in_turn(offers: tuple[str, ...], *script: Step) -> Stats:
+    """Check that a conversation over sockets of both subprotocols is complete."""
+    async with open_network({"talker": talker}, script) as network:
+        dialer = InTurn(network, offers)
+        async with network.connect(dialer=dialer) as client:
+            assert await talk(client) == WHOLE
+        assert dialer.opened == 1 + client.stats.reconnections
+    assert_nothing_lost(network.trace)
+    assert network.trace.announced == []
+    return client.stats
+
+
+@IN_TURN
+@pytest.mark.parametrize("cut", range(EVENTS))
+async def test_lost_after_one_frame_and_resumed_with_the_other_subprotocol(
+    autojump_clock: MockClock, offers: tuple[str, ...], cut: int
+) -> None:
+    stats = await converse_in_turn(offers, After(cut, Drop()))
+    assert (stats.reconnections, stats.last_resume_verdict) == (1, "exact")
+
+
+@IN_TURN
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 13])
+async def test_lost_after_every_nth_frame_with_the_subprotocols_in_turn(
+    autojump_clock: MockClock, offers: tuple[str, ...], n: int
+) -> None:
+    stats = await converse_in_turn(offers, Every(n, Drop()))
+    assert stats.reconnections > 1
+    assert stats.last_resume_verdict == "exact"
+
+
+async def test_a_server_of_the_first_version(autojump_clock: MockClock) -> None:
+    stats = await converse_in_turn(SUBPROTOCOLS[1:], Every(3, Drop()))
     assert stats.last_resume_verdict == "exact"
 
 

@@ -243,6 +243,14 @@ def test_the_known_subprotocol_is_selected(dev: Server, offered: tuple[str, ...]
     assert (answer.status, answer.headers["sec-websocket-protocol"]) == (101, SUBPROTOCOL)
 
 
+@pytest.mark.parametrize(
+    "offered", [("netra.v2",), ("netra.v2", SUBPROTOCOL), (SUBPROTOCOL, "other", "netra.v2")]
+)
+def test_the_second_version_is_preferred(dev: Server, offered: tuple[str, ...]) -> None:
+    answer = dev.upgrade("", bearer(), offer(*offered))
+    assert (answer.status, answer.headers["sec-websocket-protocol"]) == (101, "netra.v2")
+
+
 def test_the_subprotocol_may_have_a_header_of_its_own(dev: Server) -> None:
     answer = dev.upgrade("", bearer(), offer("other"), offer(SUBPROTOCOL))
     assert (answer.status, answer.headers["sec-websocket-protocol"]) == (101, SUBPROTOCOL)
@@ -254,10 +262,12 @@ def test_without_an_offer_none_is_selected(dev: Server) -> None:
     assert "sec-websocket-protocol" not in answer.headers
 
 
-@pytest.mark.parametrize("offered", [("other",), ("netra.v2",), ("NETRA.V1",)])
+@pytest.mark.parametrize("offered", [("other",), ("netra.v3",), ("NETRA.V1",)])
 def test_only_unknown_subprotocols_are_rejected(dev: Server, offered: tuple[str, ...]) -> None:
     error = dev.upgrade("", bearer(), offer(*offered)).refuses(400, "UNSUPPORTED_SUBPROTOCOL")
-    assert SUBPROTOCOL in error["help"]
+    for text in (error["error"], error["help"]):
+        assert SUBPROTOCOL in text
+        assert "netra.v2" in text
 
 
 def test_a_token_without_the_subprotocol_is_rejected(dev: Server) -> None:

@@ -87,7 +87,10 @@ def hello_of(payload: Example) -> ConnectionEstablished:
             runs=tuple(resume["runs"]),
         ),
         payload["user_room"],
-        tuple(ListedAgent(each["name"], each["title"], tuple(each["examples"])) for each in payload["agents"]),
+        tuple(
+            ListedAgent(each["name"], each["title"], tuple(each["examples"]))
+            for each in payload["agents"]
+        ),
     )
 
 

@@ -11,14 +11,16 @@ from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.messages import AgentStarted, Heartbeat, PartialResult, Ping
 from netra_trio.protocol.problem import problem
 from netra_trio.protocol.wire_format import (
+    COMPACT,
     JSON_ACKNOWLEDGING,
     JSON_PLAIN,
     SUBPROTOCOL,
     WireFormat,
+    select_format,
 )
 from netra_trio.sessions.event_log import Entry
 
-FORMATS: list[WireFormat] = [JSON_PLAIN, JSON_ACKNOWLEDGING]
+FORMATS: list[WireFormat] = [JSON_PLAIN, JSON_ACKNOWLEDGING, COMPACT]
 RUN = RunId("run_1")
 
 each_format = pytest.mark.parametrize("wire", FORMATS, ids=lambda wire: str(wire.name))
@@ -28,7 +30,25 @@ def test_the_names_and_kinds_of_the_formats() -> None:
     assert [(wire.name, wire.acknowledges) for wire in FORMATS] == [
         (None, False),
         (SUBPROTOCOL, True),
+        ("netra.v2", True),
     ]
+
+
+@pytest.mark.parametrize(
+    ("offered", "selected"),
+    [
+        ((), JSON_PLAIN),
+        (("netra.v1",), JSON_ACKNOWLEDGING),
+        (("netra.v1", "x"), JSON_ACKNOWLEDGING),
+        (("netra.v2",), COMPACT),
+        (("netra.v1", "netra.v2"), COMPACT),
+        (("netra.v3", "NETRA.V1", ""), None),
+    ],
+)
+def test_the_offered_subprotocols_select_the_format(
+    offered: tuple[str, ...], selected: WireFormat | None
+) -> None:
+    assert select_format(offered) is selected
 
 
 @each_format
@@ -70,13 +90,13 @@ def test_a_delta_is_encoded_with_its_numbers(
     }
     if first is not None:
         expected["seq_from"] = first
-    assert orjson.loads(wire.encode_event(entry)) == expected
+    assert orjson.loads(wire.encoder().encode_event(entry)) == expected
 
 
 @each_format
 def test_any_other_event_is_encoded_with_its_number(wire: WireFormat) -> None:
     event = AgentStarted(RUN, "echo", ThreadId("t"), 2)
-    frame = orjson.loads(wire.encode_event(Entry(7, event, 0, False, 1.5, "c-1")))
+    frame = orjson.loads(wire.encoder().encode_event(Entry(7, event, 0, False, 1.5, "c-1")))
     assert (frame["type"], frame["seq"]) == ("agent_started", 7)
     assert frame["payload"]["attempt"] == 2
 

@@ -27,7 +27,7 @@ from netra_trio.node.node import Node, open_node
 from netra_trio.node.registry import ResumeRequest
 from netra_trio.protocol.codes import EndReason
 from netra_trio.protocol.problem import Refused
-from netra_trio.protocol.wire_format import JSON_ACKNOWLEDGING, JSON_PLAIN
+from netra_trio.protocol.wire_format import JSON_ACKNOWLEDGING, JSON_PLAIN, WireFormat
 from netra_trio.rooms.permission import PermissionCheck
 from netra_trio.stores.base import Store
 from netra_trio.stores.memory import MemoryStore
@@ -147,6 +147,7 @@ class Server:
         user: str = "alice",
         *,
         acknowledging: bool = False,
+        wire: WireFormat | None = None,
         expires_at: float = EPOCH + 1e9,
         anonymous: bool = False,
         permissions: frozenset[str] = frozenset(),
@@ -160,6 +161,7 @@ class Server:
         Args:
             user: The id of the user.
             acknowledging: Whether the client offers `netra.v1`.
+            wire: The wire format, instead of `acknowledging`.
             expires_at: When the token expires, in Unix seconds.
             anonymous: Whether the user is not authenticated.
             permissions: The permissions of the token.
@@ -171,6 +173,8 @@ class Server:
         wanted = None if session_id is None else ResumeRequest(SessionId(session_id), last_seq)
         transport, memory_client = memory_pair(**options)
         client = Client(memory_client, transport)
+        if wire is None:
+            wire = JSON_ACKNOWLEDGING if acknowledging else JSON_PLAIN
         expires = math.inf if anonymous else expires_at
         identity = Identity(UserId(user), expires, permissions)
 
@@ -180,7 +184,7 @@ class Server:
                     client.ended = await self.node.serve(
                         transport if wrap is None else wrap(transport),
                         identity,
-                        JSON_ACKNOWLEDGING if acknowledging else JSON_PLAIN,
+                        wire,
                         wanted=wanted,
                     )
             except Refused as refused:
