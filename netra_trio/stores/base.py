@@ -28,6 +28,7 @@ from netra_trio.protocol.messages import (
     HistoryMessage,
     RunStatus,
 )
+from netra_trio.stores.files import FileStore
 from netra_trio.stores.notifications import Notification, NotificationStore
 from netra_trio.stores.questions import NewQuestion, QuestionEnd, StoredQuestion
 from netra_trio.stores.threads import ThreadStore
@@ -205,8 +206,8 @@ STORED: Awaitable[None] = Settled(None)
 """What `Store.end_run` may return if its caller has nothing to wait for: it need not be awaited."""
 
 
-class Store(ThreadStore, NotificationStore, Protocol):
-    """Users, threads, messages and runs, which several nodes may share.
+class Store(ThreadStore, NotificationStore, FileStore, Protocol):
+    """Users, threads, messages, runs and files, which several nodes may share.
 
     Every method raises `StoreUnavailable` if the store cannot answer now, unless it says otherwise.
     Cancelling is always safe. After a call that raised or was cancelled, the change may be stored

@@ -14,11 +14,14 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from netra_trio.ids import FileId, UserId
+from netra_trio.protocol.messages import ListedFile
+from netra_trio.protocol.text import json_size
 from netra_trio.values import frozen
 
 ORPHAN_SECONDS = 86_400.0  # after which a file that no message names is deleted
 UNFINISHED_SECONDS = 3600.0  # after which a file whose content was not written is deleted
 DELETED_PAGE = 100  # files of one call of `deleted_files`
+LISTED_BYTES = 256  # of a file in history without its name and type: twice its id, and the keys
 
 
 @frozen
@@ -41,6 +44,15 @@ class StoredFile:
     size: int
     sha256: str
     created_at: float
+
+    @property
+    def listed_size(self) -> int:
+        """The maximum bytes that it has in the history."""
+        return LISTED_BYTES + json_size(self.name) + json_size(self.media_type)
+
+    def listed(self) -> ListedFile:
+        """Return the file as an item of history."""
+        return ListedFile(self.file_id, self.name, self.media_type, self.size)
 
 
 class FileStore(Protocol):
@@ -91,5 +103,9 @@ class FileStore(Protocol):
         ...
 
     async def forget_files(self, file_ids: Collection[FileId]) -> None:
-        """Delete the rows of files whose content is deleted; no effect for unknown ones."""
+        """Delete the rows of files whose content is deleted; no effect for unknown ones.
+
+        Also of files that are not finished, so that a failed upload leaves nothing. The row of any
+        other file is kept, because a message may name it.
+        """
         ...

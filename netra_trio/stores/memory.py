@@ -18,11 +18,13 @@ agent's message that it has just added.
 """
 
 import copy
-from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Self
 
 from netra_trio.ids import (
+    FileId,
     MessageId,
     NodeId,
     NotificationId,
@@ -46,6 +48,7 @@ from netra_trio.stores.base import (
     Usage,
     User,
 )
+from netra_trio.stores.files import StoredFile
 from netra_trio.stores.memory_data import MemoryData
 from netra_trio.stores.notifications import DueNotification, Notification
 from netra_trio.stores.questions import NewQuestion, QuestionEnd, StoredQuestion
@@ -55,6 +58,7 @@ USERS = 100_000  # some 40 MB
 THREADS = 20_000  # of all users: five messages in each thread are MESSAGES
 MESSAGES = 100_000  # of all threads: some 100 MB without their texts
 TEXT_BYTES = 256 * 1024 * 1024  # of all messages: 2.6 KiB for each of MESSAGES
+FILES = 100_000  # of all users, without their content: some 60 MB
 
 
 class MemoryStore:
@@ -66,7 +70,8 @@ class MemoryStore:
     message or the end of a run writes to a thread), but never a message whose run has not ended. A
     thread without messages is deleted. A message takes its idempotency key with it, at any age:
     `statistics()["early_keys_dropped"]` counts the keys that were dropped before the 24 hours that
-    docs/protocol.md promises. Choose the bounds so that this stays 0.
+    docs/protocol.md promises. Choose the bounds so that this stays 0. A file is deleted with
+    its last message, also if that is dropped.
 
     If no message may be dropped, `record` raises `StoreUnavailable`.
 
@@ -81,6 +86,8 @@ class MemoryStore:
             whose runs have all ended is dropped, with its messages.
         messages: The bound on messages of all threads.
         text_bytes: The bound on bytes of their texts and of the ends of their runs, in UTF-8.
+        files: The bound on files of all users. Beyond it, `reserve_file` raises `StoreUnavailable`.
+        wall_clock: Returns Unix seconds, for the age of files.
 
     Attributes:
         owner: The node.
@@ -94,10 +101,17 @@ class MemoryStore:
         threads: int = THREADS,
         messages: int = MESSAGES,
         text_bytes: int = TEXT_BYTES,
+        files: int = FILES,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.owner = new_node_id() if owner is None else owner
         self._data = MemoryData(
-            users=users, threads=threads, messages=messages, text_bytes=text_bytes
+            users=users,
+            threads=threads,
+            messages=messages,
+            text_bytes=text_bytes,
+            files=files,
+            wall_clock=wall_clock,
         )
 
     def for_node(self, owner: NodeId) -> Self:
@@ -164,6 +178,7 @@ class MemoryStore:
             KeyConflict: If the key is known with another fingerprint.
             ThreadDeleted: If the key belongs to a message of a deleted thread.
             MessageNotFound: If the replaced message is not in the thread.
+            FilesNotFound: If the user does not have a finished file that the message names.
             StoreUnavailable: If the messages of unfinished runs leave no room.
         """
         return self._data.record(message, self.owner)
@@ -210,11 +225,11 @@ class MemoryStore:
 
     async def note_uncopied(self, session_id: SessionId, number: int) -> None:
         """Note that a session sends an event, and later ones, that no other node can know."""
-        self._data.note_uncopied(session_id, number)
+        self._data.uncopied.note(session_id, number)
 
     async def uncopied_from(self, session_id: SessionId) -> int | None:
         """Return the number that was noted last for a session, None if none was."""
-        return self._data.uncopied_from(session_id)
+        return self._data.uncopied.find(session_id)
 
     async def find_run(self, user_id: UserId, run_id: RunId) -> RunOwner | None:
         """Return the node of an unfinished run of this user, None if there is none."""
@@ -361,3 +376,35 @@ class MemoryStore:
     async def stop_requests(self, after: int) -> tuple[int, Sequence[RunId]]:
         """Return the newest number of a request, and the runs of requests after `after`."""
         return self._data.notifications.stops(after)
+
+    # Files.
+
+    async def reserve_file(self, file: StoredFile, *, max_bytes: int) -> bool:
+        """Record a file whose content is not written yet; return whether there is room for it."""
+        return self._data.files.reserve(file, max_bytes)
+
+    async def finish_file(self, file_id: FileId) -> bool:
+        """Make a file readable; return False if it was deleted."""
+        return self._data.files.finish(file_id)
+
+    async def get_file(self, file_id: FileId) -> StoredFile | None:
+        """Return a file that can be read, None if there is none."""
+        return self._data.files.get(file_id)
+
+    async def find_files(
+        self, user_id: UserId, file_ids: Collection[FileId]
+    ) -> Sequence[StoredFile]:
+        """Return those of the files that this user has and that can be read."""
+        return self._data.files.find(user_id, file_ids)
+
+    async def count_file_bytes(self, user_id: UserId) -> int:
+        """Return the bytes of all files of a user that are not deleted."""
+        return self._data.files.count_bytes(user_id)
+
+    async def deleted_files(self) -> Sequence[FileId]:
+        """Return files whose content is to be deleted, oldest first."""
+        return self._data.files.deleted()
+
+    async def forget_files(self, file_ids: Collection[FileId]) -> None:
+        """Delete the rows of files whose content is deleted."""
+        self._data.files.forget(file_ids)

@@ -1,6 +1,6 @@
 """The data of the store in memory, which the stores of several nodes may share.
 
-data = MemoryData(users=10, threads=10, messages=100, text_bytes=1024)
+data = MemoryData(users=10, threads=10, messages=100, text_bytes=1024, files=100)
 data.record(message, owner=node)
 
 No method waits, so each call is atomic.
@@ -8,7 +8,7 @@ No method waits, so each call is atomic.
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import trio
 from attrs import evolve
@@ -28,7 +28,6 @@ from netra_trio.ids import (
 from netra_trio.protocol.messages import HistoryFeedback, HistoryMessage, RunStatus
 from netra_trio.stores.base import (
     HAND_OVER_SECONDS,
-    UNCOPIED_SECONDS,
     Duplicate,
     NewMessage,
     RunEnd,
@@ -37,9 +36,12 @@ from netra_trio.stores.base import (
     interrupted,
 )
 from netra_trio.stores.bounds import HISTORY_LISTED_BYTES, HISTORY_PAGE_BYTES
+from netra_trio.stores.files import StoredFile
+from netra_trio.stores.memory_files import MemoryFiles
 from netra_trio.stores.memory_notifications import MemoryNotifications
 from netra_trio.stores.memory_rows import Message, Question, Run, Thread, ThreadKey
 from netra_trio.stores.memory_threads import MemoryThreads
+from netra_trio.stores.memory_uncopied import MemoryUncopied
 from netra_trio.stores.memory_users import MemoryUsers
 from netra_trio.stores.questions import NewQuestion, QuestionEnd, StoredQuestion
 from netra_trio.stores.threads import DELETED_KEY_SECONDS, StoredThread, UnfinishedRun
@@ -59,16 +61,30 @@ class MemoryData:
         threads: The bound on threads of all users.
         messages: The bound on messages of all threads.
         text_bytes: The bound on bytes of their texts and of the ends of their runs, in UTF-8.
+        files: The bound on files.
+        wall_clock: Returns Unix seconds.
 
     Attributes:
         users: The users.
         threads: The threads.
+        files: The files.
         notifications: The waiting notifications, and the requests to stop runs.
+        uncopied: The sessions that sent events without copies.
         openings: How many servers hold the store open.
     """
 
-    def __init__(self, *, users: int, threads: int, messages: int, text_bytes: int) -> None:
+    def __init__(
+        self,
+        *,
+        users: int,
+        threads: int,
+        messages: int,
+        text_bytes: int,
+        files: int,
+        wall_clock: Callable[[], float],
+    ) -> None:
         self.openings = 0
+        self.files = MemoryFiles(files, wall_clock)
         self._max_threads = threads
         self._max_messages = messages
         self._max_bytes = text_bytes
@@ -88,7 +104,7 @@ class MemoryData:
         self._held: dict[RunId, tuple[Message, Run]] = {}
         self._ended: dict[RunId, Run] = {}
         self.notifications = MemoryNotifications()
-        self._uncopied: dict[SessionId, tuple[int, float]] = {}  # a number, and when it was noted
+        self.uncopied = MemoryUncopied()
         self._leases: dict[NodeId, float] = {}  # of runs that were handed over
         self._held_bytes = 0
         self._messages = 0
@@ -104,6 +120,7 @@ class MemoryData:
             "messages": self._messages,
             "text_bytes": self._bytes,
             "keys": len(self._keys),
+            "files": len(self.files),
             "runs": len(self._held),
             "users_dropped": self.users.dropped,
             "messages_dropped": self._messages_dropped,
@@ -119,6 +136,7 @@ class MemoryData:
             KeyConflict: If the key is known with another fingerprint.
             ThreadDeleted: If the key belongs to a message of a deleted thread.
             MessageNotFound: If the replaced message is not in the thread.
+            FilesNotFound: If the user does not have a finished file that the message names.
             StoreUnavailable: If the messages of unfinished runs leave no room.
         """
         known = self.find(message)
@@ -129,14 +147,17 @@ class MemoryData:
         branch = None
         if message.replaces is not None:
             branch = self._message_of(key, message.replaces)
+        self.files.check(message.user_id, message.attachments)
         self._check_room(key, len(text))
+        # Before messages are dropped that may name the same files.
+        files = self.files.name(message.user_id, message.attachments)
         self._make_room_for_thread(key, message.created_at)
         self._touch(key)
         self._make_room(1, len(text), message.created_at)
         thread = self.threads.add(key, message.content, message.created_at)
         if branch is not None:
             thread.hide_from((branch.question or branch).number)
-        self._insert(message, text, thread, owner)
+        self._insert(message, text, files, thread, owner)
         return None
 
     def find(self, message: NewMessage) -> Duplicate | None:
@@ -246,20 +267,6 @@ class MemoryData:
             if run.id in run_ids and run.status is RunStatus.QUEUED:
                 run.owner = lease
         return lease
-
-    def note_uncopied(self, session_id: SessionId, number: int) -> None:
-        """Note that a session sends an event, and later ones, that no other node can know."""
-        now = trio.current_time()
-        noted = self._uncopied
-        noted.pop(session_id, None)
-        for old in [old for old, (_, at) in noted.items() if at + UNCOPIED_SECONDS <= now]:
-            del noted[old]
-        noted[session_id] = (number, now)
-
-    def uncopied_from(self, session_id: SessionId) -> int | None:
-        """Return the number that was noted last for a session, None if none was."""
-        number, _ = self._uncopied.get(session_id, (None, 0.0))
-        return number
 
     def find_run(self, user_id: UserId, run_id: RunId) -> RunOwner | None:
         """Return the node of an unfinished run of this user, None if there is none."""
@@ -472,7 +479,14 @@ class MemoryData:
         self._forget_thread(thread)
         return True
 
-    def _insert(self, new: NewMessage, text: bytes, thread: Thread, owner: NodeId) -> None:
+    def _insert(
+        self,
+        new: NewMessage,
+        text: bytes,
+        files: tuple[StoredFile, ...],
+        thread: Thread,
+        owner: NodeId,
+    ) -> None:
         run = Run(
             new.run_id,
             new.agent_name,
@@ -483,7 +497,8 @@ class MemoryData:
             new.session_id,
             new.unattended,
         )
-        message = Message(next(self._number), thread, new.message_id, text, new.created_at, run)
+        number = next(self._number)
+        message = Message(number, thread, new.message_id, text, new.created_at, run, files=files)
         thread.append(message)
         self._count(message)
         self._idle.pop(thread, None)
@@ -503,6 +518,7 @@ class MemoryData:
             truncated=end.truncated,
             question=question,
             steps=end.steps,
+            files=self.files.name(question.thread.key[0], end.attachments),
         )
         question.thread.answer(question, message)
         self._count(message)
@@ -557,6 +573,7 @@ class MemoryData:
         """Remove the data of a message that is removed from its thread."""
         self._messages -= 1
         self._bytes -= message.size
+        self.files.release(message.files)
         run = message.run
         if run is not None:
             if run.key is not None:

@@ -25,6 +25,7 @@ from netra_trio.protocol.messages import (
     RunStatus,
 )
 from netra_trio.stores.base import StoredEnd
+from netra_trio.stores.files import StoredFile
 from netra_trio.stores.questions import (
     NewQuestion,
     QuestionEnd,
@@ -133,6 +134,7 @@ class Message:
         run: The run that it started; None for an answer.
         question: The message that an answer belongs to; None for a user's message.
         answer: The answer to a user's message.
+        files: The files that it names.
         is_hidden: Whether a later message of the user has replaced this one.
         older, newer: Of a user's message, the adjacent messages of the user in the thread.
     """
@@ -148,6 +150,7 @@ class Message:
     answer: "Message | None" = None
     steps: bytes | None = None
     feedback: HistoryFeedback | None = None
+    files: tuple[StoredFile, ...] = ()
     is_hidden: bool = False
     older: "Message | None" = None
     newer: "Message | None" = None
@@ -160,7 +163,8 @@ class Message:
     @property
     def listed_size(self) -> int:
         """The maximum bytes that it has in the history."""
-        return self._texts_size + (0 if self.run is None else self.run.questions_size)
+        files = sum(file.listed_size for file in self.files)
+        return self._texts_size + files + (0 if self.run is None else self.run.questions_size)
 
     @property
     def _texts_size(self) -> int:
@@ -170,9 +174,18 @@ class Message:
     def listed(self) -> HistoryMessage:
         """Return the message as an item of history."""
         text, run, question = self.text.decode(), self.run, self.question
+        attachments = tuple(file.file_id for file in self.files) or None
+        files = tuple(file.listed() for file in self.files) or None
         if run is not None:
             return HistoryMessage(
-                self.id, "user", text, self.created_at, run.correlation_id, run.listed()
+                self.id,
+                "user",
+                text,
+                self.created_at,
+                run.correlation_id,
+                run.listed(),
+                attachments=attachments,
+                files=files,
             )
         return HistoryMessage(
             self.id,
@@ -184,6 +197,8 @@ class Message:
             reply_to=None if question is None else question.id,
             steps=None if self.steps is None else loads(self.steps),
             feedback=self.feedback,
+            attachments=attachments,
+            files=files,
         )
 
     @property

@@ -12,6 +12,7 @@ from attrs import frozen
 
 from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import (
+    FileId,
     MessageId,
     NodeId,
     NotificationId,
@@ -33,6 +34,7 @@ from netra_trio.stores.base import (
     Usage,
     User,
 )
+from netra_trio.stores.files import StoredFile
 from netra_trio.stores.notifications import DueNotification, Notification
 from netra_trio.stores.questions import NewQuestion, QuestionEnd, StoredQuestion
 from netra_trio.stores.threads import StoredThread, UnfinishedRun
@@ -251,6 +253,38 @@ class TimeoutStore:
     async def stop_requests(self, after: int) -> tuple[int, Sequence[RunId]]:
         """Return the newest number of a request, and the runs of requests after `after`."""
         return await self._within(self.store.stop_requests(after))
+
+    # Files
+
+    async def reserve_file(self, file: StoredFile, *, max_bytes: int) -> bool:
+        """Record a file whose content is not written yet; return whether there is room for it."""
+        return await self._within(self.store.reserve_file(file, max_bytes=max_bytes))
+
+    async def finish_file(self, file_id: FileId) -> bool:
+        """Make a file readable; return False if it was deleted."""
+        return await self._within(self.store.finish_file(file_id))
+
+    async def get_file(self, file_id: FileId) -> StoredFile | None:
+        """Return a file that can be read, None if there is none."""
+        return await self._within(self.store.get_file(file_id))
+
+    async def find_files(
+        self, user_id: UserId, file_ids: Collection[FileId]
+    ) -> Sequence[StoredFile]:
+        """Return those of the files that this user has and that can be read."""
+        return await self._within(self.store.find_files(user_id, file_ids))
+
+    async def count_file_bytes(self, user_id: UserId) -> int:
+        """Return the bytes of all files of a user that are not deleted."""
+        return await self._within(self.store.count_file_bytes(user_id))
+
+    async def deleted_files(self) -> Sequence[FileId]:
+        """Return files whose content is to be deleted, oldest first."""
+        return await self._within(self.store.deleted_files())
+
+    async def forget_files(self, file_ids: Collection[FileId]) -> None:
+        """Delete the rows of files whose content is deleted."""
+        await self._within(self.store.forget_files(file_ids))
 
     async def _within(self, answer: Awaitable[_T]) -> _T:
         with trio.move_on_after(STORE_SECONDS):

@@ -40,6 +40,7 @@ def test_statistics_count_what_is_kept() -> None:
         "threads": 2,
         "messages": 3,
         "text_bytes": 2 + 2 + 6 + 7,
+        "files": 0,
         "keys": 1,
         "runs": 1,
         "users_dropped": 0,

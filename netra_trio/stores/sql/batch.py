@@ -11,6 +11,9 @@ whatever the number of entries:
     5  update     the locked runs, and the times of the threads
     6  insert     questions, usage and notifications, and update questions that were closed
     7  select     the ends of runs that this node does not have any more
+    8  lock       files, and insert which messages name them
+
+A message that names a missing file is not recorded: its files are selected after its key.
 
 For a message that replaces another one, that one is selected first, and removed from the history
 after the insert. Such messages are rare: each begins a part of the batch, and each part executes
@@ -22,9 +25,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from attrs import define, field
-from sqlalchemy import Connection, select, text, update
+from sqlalchemy import Connection, Row, select, text, update
 
-from netra_trio.ids import MessageId, NodeId, RunId
+from netra_trio.ids import MessageId, NodeId, RunId, UserId
 from netra_trio.protocol.messages import RunStatus
 from netra_trio.protocol.text import json_size
 from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, StoredEnd, User
@@ -49,6 +52,7 @@ from netra_trio.stores.sql.entries import (
     RecordUsage,
     StartRun,
 )
+from netra_trio.stores.sql.files import UNNAMED, NamedFiles, missing_files, name_files
 from netra_trio.stores.sql.known_keys import find_known
 from netra_trio.stores.sql.outbox import add_notifications
 from netra_trio.stores.sql.questions import write_questions, write_usage
@@ -84,6 +88,7 @@ class Batch:
     may_be_partial: bool = False
     threads: Mapping[ThreadKey, int] = field(factory=dict)
     _by_class: Mapping[type[Entry], list[Any]] = field(init=False)
+    _named: list[NamedFiles] = field(init=False, factory=list)
 
     def __attrs_post_init__(self) -> None:
         by_class = defaultdict(list)
@@ -93,6 +98,13 @@ class Batch:
 
     def write(self, connection: Connection) -> dict[RecordMessage, Known]:
         """Write all entries; return the recordings whose key was known, with what is known."""
+        self._named.clear()  # of an earlier attempt
+        known = self._write_parts(connection)
+        if self._named:
+            name_files(connection, self._named)
+        return known
+
+    def _write_parts(self, connection: Connection) -> dict[RecordMessage, Known]:
         parts = list(_parts(self.entries))
         if len(parts) == 1:
             return self._write(connection)
@@ -102,6 +114,7 @@ class Batch:
             part = Batch(entries, self.owner, self.numbers, self.may_be_partial)
             known.update(part._write(connection))
             found.update(part.threads)
+            self._named += part._named
         self.threads = found
         return known
 
@@ -110,6 +123,7 @@ class Batch:
         self._delete_messages(connection)
         duplicates = self._find_duplicates(connection)
         recorded = self._to_record(connection, duplicates)
+        self._leave_out(connection, recorded)
         branch = self._find_branch(connection, recorded)
         ends = self._ends()
         earlier = self._lock_earlier(connection, (ends.keys() | self._asking()) - recorded.keys())
@@ -157,7 +171,9 @@ class Batch:
                 )
             ).all()
             if rows:
-                delete_messages(connection, {row.message: row.thread for row in rows})
+                # Its sender was told to send it again: it may name the same files.
+                numbers = {row.message: row.thread for row in rows}
+                delete_messages(connection, numbers, files_become=UNNAMED)
                 self.numbers.clear()  # a thread may be deleted
 
     def _find_duplicates(self, connection: Connection) -> dict[RecordMessage, Known]:
@@ -189,6 +205,17 @@ class Batch:
             entries = _not_stored(connection, entries)
         return {entry.message.run_id: entry for entry in entries}
 
+    def _leave_out(self, connection: Connection, recorded: dict[RunId, RecordMessage]) -> None:
+        """Leave the messages out that name missing files."""
+        entries = [entry for entry in recorded.values() if entry.message.attachments]
+        if not entries:
+            return
+        wanted = [(entry.message.user_id, entry.message.attachments) for entry in entries]
+        for entry, missing in zip(entries, missing_files(connection, wanted), strict=True):
+            entry.missing_files = missing
+            if missing:
+                del recorded[entry.message.run_id]
+
     def _find_branch(
         self, connection: Connection, recorded: dict[RunId, RecordMessage]
     ) -> Branch | None:
@@ -215,28 +242,30 @@ class Batch:
 
     def _lock_earlier(
         self, connection: Connection, run_ids: Collection[RunId]
-    ) -> dict[RunId, tuple[int, int]]:
-        """Lock these runs, which an earlier batch has inserted; return message and thread of each.
+    ) -> dict[RunId, Row[Any]]:
+        """Lock these runs, which an earlier batch has inserted.
 
-        Those that have ended, or that this node does not have any more, are left out.
+        Returns:
+            The `message`, `thread` and `user_id` of each.
+            Those that have ended, or that this node does not have any more, are left out.
         """
         if not run_ids:
             return {}
         rows = connection.execute(
             locked(
-                select(runs.c.run_id, runs.c.message, messages.c.thread)
+                select(runs.c.run_id, runs.c.message, runs.c.user_id, messages.c.thread)
                 .join(messages, messages.c.number == runs.c.message)
                 .where(runs.c.run_id.in_(run_ids), runs.c.owner == self.owner, is_unfinished)
             )
         )
-        return {RunId(row.run_id): (row.message, row.thread) for row in rows}
+        return {RunId(row.run_id): row for row in rows}
 
     def _insert_messages(
         self,
         connection: Connection,
         recorded: Mapping[RunId, RecordMessage],
         ends: Mapping[RunId, RunEnd],
-        earlier: Mapping[RunId, tuple[int, int]],
+        earlier: Mapping[RunId, Row[Any]],
     ) -> dict[RunId, int]:
         """Insert the messages in order; return the numbers of those that start a run."""
         if not recorded and earlier.keys().isdisjoint(ends):
@@ -255,6 +284,7 @@ class Batch:
                     number = numbers[run_id] = next(free)
                     thread = threads[new.user_id, new.thread_id]
                     values += _user_row(number, thread, new)
+                    self._name_files(NamedFiles(number, new.user_id, new.attachments))
                     updated[thread] = max(updated.get(thread, 0.0), new.created_at)
             elif type(entry) is EndRun:
                 end = entry.end
@@ -263,15 +293,24 @@ class Batch:
                     if run_id in numbers:
                         new = recorded[run_id].message
                         place, thread = numbers[run_id], threads[new.user_id, new.thread_id]
+                        user_id = new.user_id
                     elif run_id in earlier:
-                        place, thread = earlier[run_id]
+                        row = earlier[run_id]
+                        place, thread, user_id = row.message, row.thread, UserId(row.user_id)
                     else:
                         continue
-                    values += _agent_row(next(free), thread, place, end)
+                    number = next(free)
+                    values += _agent_row(number, thread, place, end)
+                    self._name_files(NamedFiles(number, user_id, end.attachments, False))
                     updated[thread] = max(updated.get(thread, 0.0), end.created_at)
         _INSERT_MESSAGES.execute(connection, values)
         note_updates(connection, updated)
         return numbers
+
+    def _name_files(self, named: NamedFiles) -> None:
+        """Note the files of a message; they are locked after all other rows."""
+        if named.file_ids:
+            self._named.append(named)
 
     def _insert_runs(
         self,
@@ -311,14 +350,14 @@ class Batch:
         self,
         connection: Connection,
         ends: Mapping[RunId, RunEnd],
-        earlier: Mapping[RunId, tuple[int, int]],
+        earlier: Mapping[RunId, Row[Any]],
     ) -> None:
         rows: list[tuple[int, StoredEnd, int]] = []
-        for run_id, (message, _) in earlier.items():
+        for run_id, row in earlier.items():
             end = ends.get(run_id)
             if end is not None:
                 stored = StoredEnd(run_id, end.status, end.completed)
-                rows.append((message, stored, end.duration_ms))
+                rows.append((row.message, stored, end.duration_ms))
         end_rows(connection, rows)
 
     def _write_questions(self, connection: Connection, own: Collection[RunId]) -> None:

@@ -107,7 +107,7 @@ class BatchWriter:
         _log.error("write_refused", write=type(entry).__name__, reason=_where_and_why(error))
         if isinstance(entry, EndRun) and entry.end.has_answer:
             # Store the end without the agent's message; else the run would stay `running`.
-            plain = EndRun(evolve(entry.end, text="", truncated=True, steps=None))
+            plain = EndRun(evolve(entry.end, text="", truncated=True, steps=None, attachments=()))
             plain.completion = entry.completion
             await self._write_batch([plain])
             entry.stood = plain.stood

@@ -20,6 +20,7 @@ from sqlalchemy import (
 )
 
 from netra_trio.stores.base import NewMessage
+from netra_trio.stores.sql.files import files_of, release
 from netra_trio.stores.sql.schema import messages, threads
 
 USER, AGENT = "user", "agent"
@@ -82,19 +83,25 @@ def hide_branch(connection: Connection, branch: Branch, number: int) -> None:
     connection.execute(update(messages).where(*these).values(replaced_by=number))
 
 
-def delete_messages(connection: Connection, numbers: Mapping[int, int]) -> None:
+def delete_messages(
+    connection: Connection, numbers: Mapping[int, int], *, files_become: str
+) -> None:
     """Delete messages of users with their answers; messages that they replaced are listed again.
 
     Args:
         connection: In a transaction.
         numbers: The numbers of the messages, each with that of its thread.
+        files_become: The state of the files that no other message names.
     """
     in_threads = messages.c.thread.in_(set(numbers.values()))
     replaced = and_(in_threads, messages.c.replaced_by.in_(list(numbers)))
     connection.execute(update(messages).where(replaced).values(replaced_by=None))
     with_answers = and_(in_threads, messages.c.place.in_(list(numbers)))
+    named = files_of(connection, with_answers)
     connection.execute(delete(messages).where(with_answers))
     delete_empty(connection, set(numbers.values()))
+    if named:
+        release(connection, named, files_become)
 
 
 def delete_empty(connection: Connection, numbers: Collection[int]) -> None:

@@ -6,7 +6,7 @@ entry = RecordMessage(message, size=len(message.content))
 from attrs import define, frozen
 
 from netra_trio.errors import KeyConflict, ThreadDeleted
-from netra_trio.ids import CorrelationId, RunId, UserId
+from netra_trio.ids import CorrelationId, FileId, RunId, UserId
 from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, StoredEnd, Usage, User
 from netra_trio.stores.questions import NewQuestion, QuestionEnd
 from netra_trio.stores.sql.write_behind import Entry
@@ -52,6 +52,8 @@ class RecordMessage(Entry):
     Attributes:
         is_started: Whether the run started while this was queued: it is inserted as `running`.
         known: What was recorded earlier under its key; set when this is written.
+        missing_files: The files that it names and that its user does not have, so that it is not
+            recorded; set when this is written.
         lacks_branch: Whether the message that it replaces does not exist, so that it is not
             recorded; set when this is written.
     """
@@ -60,6 +62,7 @@ class RecordMessage(Entry):
     is_started: bool = False
     known: Known | None = None
     lacks_branch: bool = False
+    missing_files: tuple[FileId, ...] = ()
 
     def compensation(self) -> Entry:
         """Return the entry that removes the message and its run."""

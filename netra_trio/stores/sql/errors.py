@@ -52,6 +52,10 @@ class AnswerLost(StoreUnavailable):
     """The connection ended during the commit: it is unknown whether the transaction is stored."""
 
 
+class Overtaken(NetraError):
+    """Another transaction has changed what this one had read: it is rolled back and repeated."""
+
+
 NEEDS_NEW_CONNECTION = frozenset({Fault.GONE, Fault.READ_ONLY})
 """The faults that a new connection may cure."""
 
@@ -202,6 +206,8 @@ def _is_of_driver(cause: BaseException) -> bool:
 
 def _of_this_process(cause: BaseException) -> Fault | None:
     """Return the class of a failure in this process, which no database reported."""
+    if isinstance(cause, Overtaken):
+        return Fault.CONFLICT
     if isinstance(cause, UnicodeEncodeError | OverflowError):  # a driver cannot convert a value
         return Fault.NEVER
     if isinstance(cause, MemoryError | OSError | NoConnectionFree):

@@ -19,7 +19,9 @@ from netra_trio.protocol.messages import (
     RunStatus,
 )
 from netra_trio.stores.bounds import HISTORY_LISTED_BYTES, HISTORY_PAGE_BYTES
+from netra_trio.stores.files import StoredFile
 from netra_trio.stores.sql.branches import USER, is_listed, of_question, question
+from netra_trio.stores.sql.files import files_of_messages
 from netra_trio.stores.sql.questions import read_questions, read_sizes
 from netra_trio.stores.sql.schema import messages, runs, threads
 
@@ -60,14 +62,24 @@ def read_page(
         .limit(limit + 1)
     ).all()
     asked = read_sizes(connection, [row.number for row in newest[:limit]]) if newest else {}
-    count = _how_many_fit([row.size + asked.get(row.number, 0) for row in newest[:limit]])
+    files = files_of_messages(connection, [row.number for row in newest[:limit]])
+    sizes = [
+        row.size
+        + asked.get(row.number, 0)
+        + sum(file.listed_size for file in files.get(row.number, ()))
+        for row in newest[:limit]
+    ]
+    count = _how_many_fit(sizes)
     if not count:  # the only message of the thread was deleted: there is no such thread
         return None if before is None else ((), False)
     these = messages.c.number.in_([row.number for row in newest[:count]])
     page = connection.execute(_LISTED.where(these)).all()
     statuses = {RunId(row.run_id): RunStatus(row.status) for row in page if row.role == USER}
     questions = read_questions(connection, statuses) if asked else {}
-    return [_listed(row, questions.get(row.run_id)) for row in page], count < len(newest)
+    messages_of_page = [
+        _listed(row, questions.get(row.run_id), files.get(row.number, ())) for row in page
+    ]
+    return messages_of_page, count < len(newest)
 
 
 def _how_many_fit(sizes: Sequence[int]) -> int:
@@ -92,6 +104,7 @@ _SIZES: Select[Any] = (
 
 _LISTED: Select[Any] = (
     select(
+        messages.c.number,
         messages.c.message_id,
         messages.c.role,
         messages.c.content,
@@ -114,8 +127,12 @@ _LISTED: Select[Any] = (
 )
 
 
-def _listed(row: Row[Any], questions: tuple[HistoryQuestion, ...] | None) -> HistoryMessage:
+def _listed(
+    row: Row[Any], questions: tuple[HistoryQuestion, ...] | None, files: Sequence[StoredFile]
+) -> HistoryMessage:
     message_id = MessageId(row.message_id)
+    attachments = tuple(file.file_id for file in files) or None
+    listed_files = tuple(file.listed() for file in files) or None
     if row.role == USER:
         return HistoryMessage(
             message_id,
@@ -124,6 +141,8 @@ def _listed(row: Row[Any], questions: tuple[HistoryQuestion, ...] | None) -> His
             row.created_at,
             CorrelationId(row.correlation_id),
             HistoryRun(RunId(row.run_id), row.agent_name, RunStatus(row.status), questions),
+            attachments=attachments,
+            files=listed_files,
         )
     run: HistoryRun | None = None
     reply_to: MessageId | None = None
@@ -141,4 +160,6 @@ def _listed(row: Row[Any], questions: tuple[HistoryQuestion, ...] | None) -> His
         reply_to=reply_to,
         steps=None if row.steps is None else loads(row.steps),
         feedback=None if row.rating is None else HistoryFeedback(row.rating, row.comment),
+        attachments=attachments,
+        files=listed_files,
     )

@@ -6,6 +6,7 @@ Reports of usage have no content, and are kept for at least 400 days.
 from sqlalchemy import Connection, delete, exists, select
 
 from netra_trio.stores.sql.branches import delete_messages
+from netra_trio.stores.sql.files import DELETED
 from netra_trio.stores.sql.schema import messages, runs, usage
 from netra_trio.stores.threads import UNFINISHED
 
@@ -44,7 +45,8 @@ def delete_old(connection: Connection, *, older_than: float) -> int:
         .with_for_update(skip_locked=True)
     ).all()
     if old:
-        delete_messages(connection, {row.number: row.thread for row in old})
+        numbers = {row.number: row.thread for row in old}
+        delete_messages(connection, numbers, files_become=DELETED)
     return len(old)
 
 

@@ -12,6 +12,8 @@ The migrations create them; a test compares the result with these definitions.
     user_changes  the users that were enabled or disabled in the last hour
     deleted_keys  the keys of deleted threads, for a day
     notifications the notifications that wait to be sent
+    files     the files of users, without their content
+    message_files  which messages name them
     stops     the runs whose stop was requested in the last hour
 """
 
@@ -35,7 +37,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
 """The migrations in their order; the last one results in the tables below."""
 
 NUMBER = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers only INTEGER keys itself
@@ -263,6 +265,42 @@ questions = Table(
     Column("answer", LargeBinary),  # JSON
     Column("answered_by", ExactText),
     Index("questions_of_run", "run_id", "created_at"),
+)
+
+files = Table(
+    "files",
+    metadata,
+    Column("file_id", ExactText, primary_key=True),
+    # No foreign key: an anonymous user has files, but no row in `users`.
+    Column("user_id", ExactText, nullable=False),
+    Column("name", ExactText, nullable=False),
+    Column("media_type", ExactText, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("state", Text, nullable=False),  # reserved, unnamed, named or deleted: files.py
+    Index("files_of_user", "user_id", "state", "bytes"),
+    Index(
+        "files_by_age",
+        "created_at",
+        sqlite_where=text("state <> 'named'"),
+        postgresql_where=text("state <> 'named'"),
+    ),
+)
+
+message_files = Table(
+    "message_files",
+    metadata,
+    Column(
+        "message",
+        NUMBER,
+        ForeignKey("messages.number", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("file_id", ExactText, ForeignKey("files.file_id"), nullable=False),
+    Index("messages_of_file", "file_id"),
 )
 
 usage = Table(

@@ -18,7 +18,7 @@ import structlog
 import trio
 from sqlalchemy import select, text
 
-from netra_trio.errors import MessageNotFound, StoreUnavailable
+from netra_trio.errors import FilesNotFound, MessageNotFound, StoreUnavailable
 from netra_trio.ids import (
     MessageId,
     NodeId,
@@ -54,6 +54,7 @@ from netra_trio.stores.sql.entries import (
     RecordUsage,
     StartRun,
 )
+from netra_trio.stores.sql.file_calls import FileCalls
 from netra_trio.stores.sql.history import read_page
 from netra_trio.stores.sql.known_keys import find_known
 from netra_trio.stores.sql.lookups import Lookups
@@ -66,7 +67,6 @@ from netra_trio.stores.sql.ownership import (
 )
 from netra_trio.stores.sql.questions import UsageSum, find_question, sum_usage
 from netra_trio.stores.sql.schema import users
-from netra_trio.stores.sql.thread_calls import ThreadCalls
 from netra_trio.stores.sql.uncopied import find_uncopied, note_uncopied
 from netra_trio.stores.sql.upkeep import Upkeep
 from netra_trio.stores.sql.user_changes import find_changes, set_enabled
@@ -79,7 +79,7 @@ ROOM_SECONDS = 3.0  # that a report of usage waits for room, as a message does
 _log = structlog.get_logger(__name__)
 
 
-class SqlStore(ThreadCalls):
+class SqlStore(FileCalls):
     """A `Store` in a database.
 
     Args:
@@ -225,6 +225,7 @@ class SqlStore(ThreadCalls):
             KeyConflict: If the key is known with another fingerprint.
             ThreadDeleted: If the key belongs to a message of a deleted thread.
             MessageNotFound: If the replaced message is not in the thread.
+            FilesNotFound: If the user does not have a finished file that the message names.
             NotStorable: If the database can never store it; only with a key or a session id.
         """
         entry = RecordMessage(message, size=ROW_BYTES + len(message.content))
@@ -239,6 +240,8 @@ class SqlStore(ThreadCalls):
             await self._write_alone((message.user_id, message.key), entry)
         if entry.known is not None:
             return entry.known.duplicate_of(message)
+        if entry.missing_files:
+            raise FilesNotFound(entry.missing_files)
         if entry.lacks_branch:
             raise MessageNotFound(message.replaces)
         self._awaited.add(message.run_id)

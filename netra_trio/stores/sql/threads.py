@@ -29,6 +29,7 @@ from netra_trio.protocol.messages import HistoryFeedback, RunStatus
 from netra_trio.stores.search import pattern_of
 from netra_trio.stores.sql.branches import is_answer, is_listed, of_question, question
 from netra_trio.stores.sql.ends import is_unfinished, locked
+from netra_trio.stores.sql.files import DELETED, files_of, release
 from netra_trio.stores.sql.leases import now
 from netra_trio.stores.sql.rows import insert_missing
 from netra_trio.stores.sql.schema import (
@@ -320,8 +321,11 @@ def delete_thread(connection: Connection, user_id: UserId, thread_id: ThreadId) 
     connection.execute(
         insert_missing(connection, deleted_keys).from_select([*deleted_keys.columns.keys()], keys)
     )
+    named = files_of(connection, in_thread)
     some = select(messages.c.number).where(in_thread).limit(CHUNK)
     while connection.execute(delete(messages).where(messages.c.number.in_(some))).rowcount:
         pass
     connection.execute(delete(threads).where(threads.c.number == number))
+    if named:
+        release(connection, named, DELETED)
     return True
