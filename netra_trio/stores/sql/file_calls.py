@@ -59,7 +59,7 @@ class FileCalls(ThreadCalls):
         """Return files whose content is to be deleted, oldest first."""
         await self._writes.flush()  # a message that names a file may be queued
         if not await self.database.read(self._is_any_due):
-            return ()
+            return []
         return await self._write_now(self._take_deleted)
 
     async def forget_files(self, file_ids: Collection[FileId]) -> None:
