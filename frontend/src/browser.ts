@@ -9,6 +9,7 @@ export function browserPorts(): Ports {
     WebSocket: globalThis.WebSocket,
     http,
     stream,
+    upload,
     timers: {
       now: () => Date.now(),
       setTimeout: (run, ms) => {
@@ -36,10 +37,9 @@ function uniqueId(): string {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-const http: Ports["http"] = async ({ method, url, headers, timeout_ms }) => {
+const http: Ports["http"] = async ({ url, timeout_ms, ...request }) => {
   const answer = await fetch(url, {
-    method,
-    headers,
+    ...request,
     cache: "no-store",
     credentials: "omit",
     signal: AbortSignal.timeout(timeout_ms),
@@ -81,6 +81,37 @@ async function read({ url, ...request }: StreamRequest, events: StreamEvents, si
     events.text(decoder.decode(piece.value, { stream: true }));
   }
 }
+
+/** `fetch` reports no progress of what it sends. */
+const upload: NonNullable<Ports["upload"]> = ({ url, headers, file }, events) => {
+  const request = new XMLHttpRequest();
+  let isOver = false;
+  const end = (report: () => void): void => {
+    if (!isOver) report();
+    isOver = true;
+  };
+  request.open("POST", url);
+  for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
+  request.upload.onprogress = ({ loaded }) => {
+    if (!isOver) events.progress(loaded);
+  };
+  request.onload = () => {
+    const { status, responseText: body } = request;
+    end(() => events.ended({ status, body, retryAfter: request.getResponseHeader("Retry-After") }));
+  };
+  request.onerror = () => {
+    // The browser reports a file that it cannot read as a lost connection.
+    (file as Blob).slice(0, 1).arrayBuffer().then(
+      () => end(() => events.ended(null)),
+      () => end(() => events.unreadable()),
+    );
+  };
+  request.send(file as Blob);
+  return () => {
+    isOver = true;
+    request.abort();
+  };
+};
 
 /** The browser's storage, or, if the page must not use it, one that lasts as long as the page. */
 function webStorage(get: () => globalThis.Storage): Storage {

@@ -16,9 +16,21 @@ export type {
   OutgoingMessage,
   Subscribe,
   ThreadsPage,
+  UploadList,
   WatchOptions,
 } from "./client/api.js";
 export { createClient } from "./client/client.js";
+export type { FileRequest } from "./connection/files.js";
+export { isUnderWay } from "./core/uploads.js";
+export type {
+  FileSource,
+  Upload,
+  UploadedFile,
+  UploadItem,
+  UploadOptions,
+  UploadProgress,
+  UploadRetry,
+} from "./core/uploads.js";
 export type * from "./ports.js";
 export type { ServerConfig } from "./protocol/discovery.js";
 export type * from "./protocol/messages.js";
@@ -26,6 +38,7 @@ export { roomKey } from "./core/rooms.js";
 export type { RoomItem, RoomState, RoomStatus, RoomTarget } from "./core/rooms.js";
 export type { ThreadList } from "./core/thread-list.js";
 export type { Reply } from "./core/questions.js";
+export { isImage } from "./core/attachments.js";
 export { partText } from "./core/parts.js";
 export { expiresIn, isEnd, isOpen, runOf } from "./core/snapshot.js";
 export type * from "./core/snapshot.js";

@@ -4,6 +4,7 @@
  * their own.
  */
 
+import type { FileSource } from "./core/uploads.js";
 import type { ErrorBody } from "./protocol/messages.js";
 
 export type Cancel = () => void;
@@ -40,6 +41,7 @@ export interface HttpRequest {
   readonly method: "GET" | "POST";
   readonly url: string;
   readonly headers: Readonly<Record<string, string>>;
+  readonly body?: string;
   /** Milliseconds after which the request fails. */
   readonly timeout_ms: number;
 }
@@ -63,6 +65,21 @@ export interface StreamEvents {
   text(piece: string): void;
   /** Nothing more follows. `isComplete`: there was an answer, and its body was not cut. */
   ended(isComplete: boolean): void;
+}
+
+/** A file as the body of a `POST`. */
+export interface UploadRequest {
+  readonly url: string;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly file: FileSource;
+}
+export interface UploadEvents {
+  /** So many bytes have left the page. */
+  progress(sent: number): void;
+  /** Null: there was no answer. */
+  ended(answer: HttpAnswer | null): void;
+  /** The file was changed or removed since it was chosen. */
+  unreadable(): void;
 }
 
 export interface Storage {
@@ -105,6 +122,11 @@ export interface Ports {
    * returned, and nothing more after the returned function was called, which ends the request.
    */
   readonly stream?: (request: StreamRequest, events: StreamEvents) => Cancel;
+  /**
+   * For uploads; absent: there are none. Reports to `events` after it has returned, and nothing more
+   * after the returned function was called, which ends the request.
+   */
+  readonly upload?: (request: UploadRequest, events: UploadEvents) => Cancel;
   readonly timers: Timers;
   /** A number from 0 up to, not including, 1, for the jitter of retries. */
   random(): number;

@@ -5,13 +5,16 @@ import type {
   ClientPayloads,
   ControlPayloads,
   ErrorBody,
+  ListedFile,
   Rating,
   RoomContent,
   ServerMessage,
   ServerMessageOf,
   ServerType,
 } from "../protocol/messages.js";
+import type { FileRequest } from "../connection/files.js";
 import type { Snapshot } from "../core/snapshot.js";
+import type { FileSource, Upload, UploadItem, UploadOptions } from "../core/uploads.js";
 
 export interface ClientOptions {
   /** The server: `https://host`, `wss://host/ws`, or a path; the page's own `/ws` without it. */
@@ -75,6 +78,24 @@ export interface JoinOptions {
 
 /** A part of the user's threads. */
 export type ThreadsPage = ClientPayloads["list_threads"];
+
+/** Several uploads, for the files of one message. */
+export interface UploadList {
+  /** The uploads in order: the same array until something changes. Needs no `this`. */
+  readonly getSnapshot: () => readonly UploadItem[];
+  /** Calls `listener` after every change. Needs no `this`. */
+  readonly subscribe: (listener: () => void) => () => void;
+  /** Uploads files, a few at once. What a message cannot take is in the list as `failed`. */
+  add(files: Iterable<FileSource>): void;
+  /** Adds files that were uploaded before, for example before a reload. */
+  restore(files: Iterable<ListedFile>): void;
+  /** Takes a file out of the list; its upload ends. */
+  remove(key: string): void;
+  /** Begins a failed upload again. */
+  retry(key: string): void;
+  /** Takes all files out of the list; their uploads end. */
+  clear(): void;
+}
 
 export interface NetraClient {
   /** Connects, unless it is connected or connecting. */
@@ -167,5 +188,18 @@ export interface NetraClient {
   deleteThread(threadId: string): Promise<void>;
   /** Rates an agent's message; null takes the rating back. */
   sendFeedback(messageId: string, rating: Rating | null, comment?: string): Promise<void>;
+  /**
+   * Uploads a file, whose `file_id` a message then names in `attachments`. Begins again if the
+   * connection breaks off. Does not survive a reload.
+   */
+  uploadFile(file: FileSource, options?: UploadOptions): Upload;
+  createUploads(): UploadList;
+  /**
+   * The request that reads a file of this user's, with a token. The server never serves a file as a
+   * page. Rejects with `RequestError`.
+   */
+  fileRequest(fileId: string): Promise<FileRequest>;
+  /** The address of a file for a link, valid for a few minutes. Rejects with `RequestError`. */
+  fileAddress(fileId: string): Promise<string>;
   clearError(): void;
 }

@@ -7,9 +7,11 @@
  *     await client.sendMessage({ type: "user_message", payload: { content: "hello" } });
  */
 
-import type { OutboxMessage } from "../core/outbox.js";
 import type { Reply } from "../core/questions.js";
 import { isEnd, type Snapshot } from "../core/snapshot.js";
+import type { FileSource, Upload, UploadOptions } from "../core/uploads.js";
+import type { FileRequest } from "../connection/files.js";
+import { OpeningError } from "../connection/opening.js";
 import { outgoingFault } from "../protocol/encode.js";
 import type {
   ControlPayloads,
@@ -30,12 +32,14 @@ import {
   type OutgoingMessage,
   type Subscribe,
   type ThreadsPage,
+  type UploadList,
   type WatchOptions,
 } from "./api.js";
 import { clientClosed, invalid } from "./errors.js";
 import { Listeners } from "./listeners.js";
 import { outgoing, type Outgoing } from "./outgoing.js";
 import { Tab } from "./tab.js";
+import { Uploading } from "./upload-list.js";
 
 const FIRST_WAIT = 1_000; // ms, the guide's `reconnectInterval`
 
@@ -143,8 +147,7 @@ class Client implements NetraClient {
   sendOptimisticMessage(content: string, type = "user_message", options: MessageOptions = {}): string {
     const key = this.#ports.uniqueId();
     const payload = { thread_id: this.#tab.threads.current, ...options, content };
-    const message: OutboxMessage = { key, message: { type: "user_message", payload, correlation_id: key } };
-    this.#tab.show(message, content, type);
+    this.#tab.show({ key, message: { type: "user_message", payload, correlation_id: key } }, content, type);
     return key;
   }
 
@@ -239,7 +242,29 @@ class Client implements NetraClient {
     await this.#tab.calls.call("feedback", { message_id: messageId, rating, ...reason });
   }
 
+  uploadFile(file: FileSource, options?: UploadOptions): Upload {
+    return this.#tab.uploads.start(file, options);
+  }
+
+  createUploads(): UploadList {
+    return new Uploading(this.#ports, this.#tab.uploads);
+  }
+
+  fileRequest(fileId: string): Promise<FileRequest> {
+    return refused(this.#tab.uploads.endpoints.readRequest(fileId));
+  }
+
+  fileAddress(fileId: string): Promise<string> {
+    return refused(this.#tab.uploads.endpoints.address(fileId));
+  }
+
   #make(message: OutgoingMessage): Outgoing {
     return outgoing(message, this.#tab.threads.current, () => this.#ports.uniqueId());
   }
 }
+
+/** A request that the server has refused, as applications see it. */
+const refused = <T>(asked: Promise<T>): Promise<T> =>
+  asked.catch((error: unknown) => {
+    throw error instanceof OpeningError ? new RequestError(error.body) : error;
+  });

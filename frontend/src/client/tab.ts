@@ -36,6 +36,7 @@ import { Threads } from "./threads.js";
 import { Transit } from "./transit.js";
 import { Unattended } from "./unattended.js";
 import { Updates } from "./updates.js";
+import { Uploads } from "./uploads.js";
 import { UserTracker } from "./user.js";
 
 const REMEMBERED = 1_000; // own ids: more than are under way at any time
@@ -49,6 +50,7 @@ export class Tab {
   readonly list: ThreadLists;
   readonly transit: Transit;
   readonly commands: Commands;
+  readonly uploads: Uploads;
   readonly #ports: Ports;
   readonly #owner: TabOwner;
   readonly #view = new View();
@@ -71,6 +73,7 @@ export class Tab {
     this.#owner = owner;
     const address = serverAddress(ports, options.url);
     const name = serverName(address);
+    this.uploads = new Uploads(ports, address, options.getToken, () => this.snapshot.config);
     this.threads = new Threads(ports, `${name}:thread`, options.threadId, {
       load: (id) => owner.loadThread(id),
       isWatched: (id) => this.rooms.isWatched(id),
@@ -206,9 +209,7 @@ export class Tab {
   close(): void {
     this.#connection.abort();
     this.#leave(false);
-    this.rooms.close();
-    this.list.close();
-    this.calls.close();
+    for (const part of [this.rooms, this.list, this.calls, this.uploads]) part.close();
     this.answers.failAll(clientClosed(this.#now()));
     this.#requests.failAll(clientClosed(this.#now()));
     this.#submissions.giveUp();
@@ -226,7 +227,7 @@ export class Tab {
   /** Shows a message before it is sent. */
   show(message: OutboxMessage, content: string, type: string): void {
     this.#ownIds.set(message.key, true);
-    this.#view.show(message, content, type, this.#now() / 1000);
+    this.#view.show(this.uploads.described(message), content, type, this.#now() / 1000);
     this.#changed();
   }
 
@@ -254,7 +255,7 @@ export class Tab {
     // One key is one message, however often it is submitted.
     const known = this.#submissions.known(key);
     if (known !== null) return known;
-    const stamped = { key, message: { ...message, timestamp: this.#now() / 1000 } };
+    const stamped = this.uploads.described({ key, message: { ...message, timestamp: this.#now() / 1000 } });
     const fault = this.transit.fault(stamped.message);
     if (fault !== null) {
       this.#errors.own(fault);
@@ -312,8 +313,7 @@ export class Tab {
     this.#requests.failAll(userChanged(this.#now()));
     this.#submissions.clear();
     this.threads.renew();
-    this.rooms.reset();
-    this.list.reset();
+    for (const part of [this.rooms, this.list, this.uploads]) part.reset();
   }
 
   #leave(wasTaken: boolean): void {

@@ -152,7 +152,7 @@ const askTicket = (ports: Ports, url: string, token: string): Promise<HttpAnswer
     timeout_ms: ANSWER_WITHIN,
   });
 
-async function ask(ports: Ports, request: HttpRequest): Promise<HttpAnswer> {
+export async function ask(ports: Ports, request: HttpRequest): Promise<HttpAnswer> {
   try {
     return await ports.http(request);
   } catch {
@@ -162,7 +162,7 @@ async function ask(ports: Ports, request: HttpRequest): Promise<HttpAnswer> {
   }
 }
 
-function rejected(ports: Ports, answer: HttpAnswer): OpeningError {
+export function rejected(ports: Ports, answer: HttpAnswer): OpeningError {
   const now = ports.timers.now();
   const isRetryable = afterStatus(answer.status) === "retry";
   const help = isRetryable ? "Nothing to do: the client tries again." : "Check the address and the server.";
@@ -178,7 +178,7 @@ export const refusalIn = (ports: Ports, answer: HttpAnswer): OpeningError | null
   problemIn(answer.body) === null ? null : rejected(ports, answer);
 
 /** The error in an answer: its fields are at the top level, or in the payload of a frame. */
-function problemIn(text: string): ErrorBody | null {
+export function problemIn(text: string): ErrorBody | null {
   const value = parse(text);
   const candidates = isObject(value) ? [value["payload"], value] : [];
   const found = candidates.find((candidate) => errorBody(candidate, "$") === null);

@@ -5,12 +5,15 @@
 
 import { isObject } from "../protocol/check.js";
 import { outgoingFault } from "../protocol/encode.js";
-import type { RunRequest } from "../protocol/messages.js";
+import type { ListedFile, RunRequest } from "../protocol/messages.js";
+import { listedFiles } from "../protocol/shapes.js";
 
 export interface OutboxMessage {
   /** The correlation id, which makes sending again harmless. */
   readonly key: string;
   readonly message: RunRequest;
+  /** The files that the message names, as far as this client knows them: only for display. */
+  readonly files?: readonly ListedFile[];
 }
 
 export const OUTBOX_MESSAGES = 500; // more than a user types offline; beyond it messages are refused
@@ -41,8 +44,8 @@ export class Outbox {
     return this.#find(key);
   }
 
-  add({ key, message }: OutboxMessage): void {
-    this.#messages.push({ key, message, sent: false, rejections: 0 });
+  add(message: OutboxMessage): void {
+    this.#messages.push({ ...message, sent: false, rejections: 0 });
   }
 
   /** The next message to write; null while a rejected message holds back those behind it. */
@@ -90,7 +93,7 @@ export class Outbox {
   }
 
   messages(): OutboxMessage[] {
-    return this.#messages.map(({ key, message }) => ({ key, message }));
+    return this.#messages.map(({ sent: _, rejections: __, ...message }) => message);
   }
 
   clear(): void {
@@ -118,11 +121,12 @@ export function readMessages(text: string | null): OutboxMessage[] {
 
 function isOutboxMessage(value: unknown): value is OutboxMessage {
   if (!isObject(value) || !isObject(value["message"])) return false;
-  const { key, message } = value;
+  const { key, message, files } = value;
   return (
     typeof key === "string" &&
     (message["type"] === "user_message" || message["type"] === "agent_request") &&
     message["correlation_id"] === key &&
-    outgoingFault(message) === null
+    outgoingFault(message) === null &&
+    (files === undefined || listedFiles(files, "$") === null)
   );
 }

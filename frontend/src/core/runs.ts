@@ -1,6 +1,7 @@
 /** Runs assembled from their events, and from the runs that a resume reports. */
 
 import type { EventMessage, EventPayloads, HistoryMessage, HistoryStep, ResumedRun } from "../protocol/messages.js";
+import { attachedFiles } from "./attachments.js";
 import {
   beforeText,
   mergedPlaces,
@@ -32,6 +33,7 @@ export const NEW_RUN: Run = {
   error: null,
   duration_ms: null,
   abandoned: false,
+  attachments: [],
 };
 
 /** The run after one of its events; the same object if the event changes nothing. */
@@ -87,6 +89,7 @@ export function afterEvent(before: Run | undefined, event: EventMessage): Run {
         error: error ?? null,
         duration_ms,
         abandoned,
+        attachments: attachedFiles(event.payload, event.payload.files),
         truncated: run.truncated || (run.text === "" && truncated === true),
         tools: cutOff(run.tools),
         questions: closedExcept(run.questions, [], "cancelled"),
@@ -182,6 +185,7 @@ export function runFromHistory(answer: WithRun, question: HistoryMessage | undef
     tools: cutOff(run.tools),
     questions: closedExcept(withHistory([], run_id, questions), [], "cancelled"),
     duration_ms,
+    attachments: attachedFiles(answer, answer.files),
   });
 }
 

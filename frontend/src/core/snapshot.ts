@@ -6,6 +6,7 @@ import type {
   JsonObject,
   JsonValue,
   ListedAgent,
+  ListedFile,
   QuestionKind,
   ResetReason,
   RunStatus,
@@ -143,6 +144,8 @@ export interface Run {
   readonly duration_ms: number | null;
   /** The run has ended, but a part of it ignored its cancellation and may still be running. */
   readonly abandoned: boolean;
+  /** The files that the agent has attached; known at its end. */
+  readonly attachments: readonly ListedFile[];
 }
 
 /** A message of the user. */
@@ -160,6 +163,7 @@ export interface UserEntry {
   readonly run_status: RunStatus | null;
   readonly status: DeliveryState;
   readonly error: ErrorBody | null;
+  readonly attachments: readonly ListedFile[];
   /** Unix seconds. */
   readonly timestamp: number;
 }
@@ -182,6 +186,7 @@ export interface AgentEntry {
   readonly parts: readonly RunPart[];
   /** The `message_id` of the message that it answers; null if that is not known. */
   readonly reply_to: string | null;
+  readonly attachments: readonly ListedFile[];
   readonly timestamp: number;
 }
 

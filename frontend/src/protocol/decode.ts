@@ -48,6 +48,7 @@ import {
   ERROR,
   errorBody,
   features,
+  FILES,
   historyMessage,
   limits,
   listedThread,
@@ -186,6 +187,7 @@ const EVENTS: Shapes<EventPayloads> = {
     error: may(errorBody),
     truncated: may(truth),
     abandoned: may(exactly(true)),
+    ...FILES,
   },
 };
 
@@ -197,6 +199,7 @@ const ROOM_EVENTS: Shapes<Pick<RoomEvents, "room_message" | "user_message">> = {
     user_id: must(name),
     content: must(text),
     replaces: may(name),
+    ...FILES,
   },
 };
 

@@ -1,6 +1,6 @@
 /** Encodes a message as a frame, after the checks that the server makes, so that faults show at once. */
 
-import { isObject, may, must, name, integer, matching, number, object, oneOf, anyObject, notNull, show, truth, type Check, type Shape } from "./check.js";
+import { eachOf, isObject, may, must, name, integer, matching, number, object, oneOf, anyObject, notNull, show, truth, type Check, type Shape } from "./check.js";
 import { ON_BUSY, RATINGS, type AgentRequestPayload, type ClientMessage, type ClientPayloads, type ClientType, type UserMessagePayload } from "./messages.js";
 
 const OPEN_PAYLOAD_BYTES = 1024; // of the payload of ping and pong: docs/protocol.md, Limits
@@ -31,6 +31,16 @@ const openPayload: Check = (value, path) => {
 const objectOrText: Check = (value, path) =>
   typeof value === "string" || isObject(value) ? null : `${path}: expected an object or a string, got ${show(value)}`;
 
+export const ATTACHMENTS = 16; // files of one message: docs/protocol.md, Files
+
+const attachments: Check = (value, path) => {
+  const fault = eachOf(name)(value, path);
+  if (fault !== null) return fault;
+  const ids = value as readonly string[];
+  const isFine = ids.length <= ATTACHMENTS && new Set(ids).size === ids.length;
+  return isFine ? null : `${path}: expected at most ${ATTACHMENTS} file ids, each once`;
+};
+
 const USER_MESSAGE: Shape<UserMessagePayload> = {
   content: must(NOT_BLANK),
   thread_id: may(THREAD_ID),
@@ -39,6 +49,7 @@ const USER_MESSAGE: Shape<UserMessagePayload> = {
   on_busy: may(oneOf(ON_BUSY)),
   deadline_ms: may(integer(1)),
   replaces: may(name),
+  attachments: may(attachments),
 };
 
 const AGENT_REQUEST: Shape<AgentRequestPayload> = {
@@ -47,6 +58,7 @@ const AGENT_REQUEST: Shape<AgentRequestPayload> = {
   thread_id: may(THREAD_ID),
   on_busy: may(oneOf(ON_BUSY)),
   deadline_ms: may(integer(1)),
+  attachments: may(attachments),
 };
 
 const rating: Check = (value, path) => (value === null ? null : oneOf(RATINGS)(value, path));

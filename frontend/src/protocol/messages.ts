@@ -45,6 +45,8 @@ export interface ServerLimits {
   readonly max_message_size: number;
   /** Milliseconds. */
   readonly resume_window: number;
+  /** Bytes; absent if the server accepts no files. */
+  readonly max_file_size?: number;
 }
 
 /** What an agent asks the user. */
@@ -121,6 +123,16 @@ export interface HistoryStep {
   readonly truncated?: boolean;
 }
 
+/** A file of a message, for display. */
+export interface ListedFile {
+  readonly file_id: string;
+  /** Without a path; may be empty. */
+  readonly name: string;
+  /** Detected from its content. */
+  readonly media_type: string;
+  readonly bytes: number;
+}
+
 export interface HistoryMessage {
   readonly message_id: string;
   readonly role: "user" | "agent";
@@ -142,6 +154,10 @@ export interface HistoryMessage {
   readonly steps?: readonly HistoryStep[];
   /** The user's, on an agent's message. */
   readonly feedback?: { readonly rating: Rating; readonly comment?: string };
+  /** The ids of its files. */
+  readonly attachments?: readonly string[];
+  /** The same files. */
+  readonly files?: readonly ListedFile[];
 }
 
 /** An agent of the server. */
@@ -327,6 +343,10 @@ export interface EventPayloads {
     readonly truncated?: boolean;
     /** A part of the run ignored its cancellation, and may still be running. */
     readonly abandoned?: true;
+    /** The ids of the files that the agent has attached. */
+    readonly attachments?: readonly string[];
+    /** The same files. */
+    readonly files?: readonly ListedFile[];
   };
 }
 
@@ -339,6 +359,8 @@ export interface RoomEvents extends Omit<EventPayloads, "message_confirmed"> {
     readonly user_id: string;
     readonly content: string;
     readonly replaces?: string;
+    readonly attachments?: readonly string[];
+    readonly files?: readonly ListedFile[];
   };
 }
 export type RoomEventType = keyof RoomEvents;

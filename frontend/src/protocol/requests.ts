@@ -11,6 +11,8 @@ export interface UserMessagePayload {
   readonly deadline_ms?: number;
   /** A `message_id` of the thread: that message and all later ones leave the history. */
   readonly replaces?: string;
+  /** The ids of uploaded files. */
+  readonly attachments?: readonly string[];
 }
 
 export interface AgentRequestPayload {
@@ -19,6 +21,8 @@ export interface AgentRequestPayload {
   readonly thread_id?: string;
   readonly on_busy?: OnBusy;
   readonly deadline_ms?: number;
+  /** The ids of uploaded files. */
+  readonly attachments?: readonly string[];
 }
 
 export interface ClientPayloads {

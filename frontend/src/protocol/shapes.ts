@@ -27,6 +27,7 @@ import {
   type HistoryQuestion,
   type HistoryStep,
   type ListedAgent,
+  type ListedFile,
   type ListedThread,
   type ResumedQuestion,
   type ResumedRun,
@@ -56,6 +57,7 @@ const LIMITS: Shape<ServerLimits> = {
   heartbeat_interval: must(integer(1)),
   max_message_size: must(integer(1)),
   resume_window: must(integer(0)),
+  max_file_size: may(integer(1)),
 };
 
 export const features = object(FEATURES);
@@ -142,6 +144,18 @@ const FEEDBACK: Shape<NonNullable<HistoryMessage["feedback"]>> = {
   comment: may(text),
 };
 
+const FILE: Shape<ListedFile> = {
+  file_id: must(name),
+  name: must(text),
+  media_type: must(name),
+  bytes: must(integer(0)),
+};
+
+export const listedFiles = eachOf(object(FILE));
+
+/** The fields of what may have files. */
+export const FILES = { attachments: may(eachOf(name)), files: may(listedFiles) };
+
 const HISTORY_MESSAGE: Shape<HistoryMessage> = {
   message_id: must(name),
   role: must(oneOf(["user", "agent"])),
@@ -153,6 +167,7 @@ const HISTORY_MESSAGE: Shape<HistoryMessage> = {
   reply_to: may(name),
   steps: may(eachOf(object(STEP))),
   feedback: may(object(FEEDBACK)),
+  ...FILES,
 };
 
 const AGENT: Shape<ListedAgent> = { name: must(name), title: must(text), examples: must(eachOf(text)) };

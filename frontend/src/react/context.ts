@@ -28,6 +28,10 @@ export type Methods = Pick<
   | "markRead"
   | "deleteThread"
   | "sendFeedback"
+  | "uploadFile"
+  | "createUploads"
+  | "fileRequest"
+  | "fileAddress"
   | "clearError"
   | "forceReconnect"
   | "retryNow"
@@ -78,6 +82,10 @@ export function createHandle(client: NetraClient, threadId: string | undefined):
     markRead: (threadId, messageId) => client.markRead(threadId, messageId),
     deleteThread: (threadId) => client.deleteThread(threadId),
     sendFeedback: (messageId, rating, comment) => client.sendFeedback(messageId, rating, comment),
+    uploadFile: (file, options) => client.uploadFile(file, options),
+    createUploads: () => client.createUploads(),
+    fileRequest: (fileId) => client.fileRequest(fileId),
+    fileAddress: (fileId) => client.fileAddress(fileId),
     clearError: () => client.clearError(),
     forceReconnect: () => client.forceReconnect(),
     retryNow: () => client.retryNow(),

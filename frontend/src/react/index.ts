@@ -7,6 +7,7 @@
  */
 
 export type { EnhancedWebSocket } from "./context.js";
+export { useFileUrl, useUploads, type FileUrl, type Uploads } from "./files.js";
 export { useEnhancedWebSocket, useNetra, useNetraClient } from "./hooks.js";
 export { EnhancedWebSocketProvider, type EnhancedWebSocketProviderProps } from "./provider.js";
 export {

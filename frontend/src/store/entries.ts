@@ -1,6 +1,7 @@
 /** Entries of a conversation, made from a message, from a run, or from the history. */
 
 import type { HistoryMessage } from "../protocol/messages.js";
+import { attachedFiles } from "../core/attachments.js";
 import type { OutboxMessage } from "../core/outbox.js";
 import { partsAt, placesOfSteps } from "../core/parts.js";
 import type { UserMessageEvent } from "../core/rooms.js";
@@ -8,7 +9,7 @@ import type { AgentEntry, Run, UserEntry } from "../core/snapshot.js";
 
 /** @param timestamp In Unix seconds. */
 export function userEntry(
-  { key, message }: OutboxMessage,
+  { key, message, files }: OutboxMessage,
   type: string,
   content: string,
   timestamp: number,
@@ -26,6 +27,7 @@ export function userEntry(
     run_status: null,
     status: "pending",
     error: null,
+    attachments: attachedFiles(message.payload, files),
     timestamp,
   };
 }
@@ -37,7 +39,7 @@ export function watchedEntry(message: UserMessageEvent, thread: string, timestam
     role: "user",
     id: message_id,
     type: "user_message",
-    payload: { content },
+    payload: { content, ...idsOf(message) },
     content,
     correlation_id: null,
     thread_id: thread,
@@ -46,9 +48,14 @@ export function watchedEntry(message: UserMessageEvent, thread: string, timestam
     run_status: null,
     status: "confirmed",
     error: null,
+    attachments: attachedFiles(message, message.files),
     timestamp,
   };
 }
+
+/** The ids of the files of a message, which it keeps if it is sent again. */
+const idsOf = ({ attachments }: Pick<HistoryMessage, "attachments">): Pick<HistoryMessage, "attachments"> =>
+  attachments === undefined ? {} : { attachments };
 
 export function contentOf({ message }: OutboxMessage): string {
   if (message.type === "user_message") return message.payload.content;
@@ -73,6 +80,7 @@ export function runEntry(run: Run, question: UserEntry | undefined): AgentEntry 
     truncated: run.truncated,
     parts: run.parts,
     reply_to: question?.message_id ?? null,
+    attachments: run.attachments,
     timestamp: question?.timestamp ?? 0,
   };
 }
@@ -83,7 +91,7 @@ export function questionFromHistory(message: HistoryMessage, thread: string, id:
     role: "user",
     id: id ?? message.correlation_id ?? message.message_id,
     type: "user_message",
-    payload: { content: message.content },
+    payload: { content: message.content, ...idsOf(message) },
     content: message.content,
     correlation_id: message.correlation_id ?? null,
     thread_id: thread,
@@ -92,6 +100,7 @@ export function questionFromHistory(message: HistoryMessage, thread: string, id:
     run_status: null,
     status: "confirmed",
     error: null,
+    attachments: attachedFiles(message, message.files),
     timestamp: message.created_at,
   };
 }
@@ -124,6 +133,7 @@ export function answerFromHistory(
     truncated: message.truncated === true,
     parts: partsAt(placesOfSteps(message.steps ?? [], message.content), message.content.length),
     reply_to: message.reply_to ?? null,
+    attachments: attachedFiles(message, message.files),
     timestamp: message.created_at,
   };
 }
