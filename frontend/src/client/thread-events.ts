@@ -39,7 +39,9 @@ export class ThreadEvents {
   event(thread: string, event: RoomEvent, timestamp: number): void {
     if (event.type === "user_message") {
       this.#view.addQuestion(thread, event.payload, timestamp);
-      if (event.payload.replaces !== undefined) this.#threads.reload(thread);
+      const { replaces, attachments = [] } = event.payload;
+      // Only the history has the names of files.
+      if (replaces !== undefined || attachments.length > 0) this.#threads.reload(thread);
     }
     if (event.type === "agent_completed") this.#stops.ended(event.payload.run_id);
   }

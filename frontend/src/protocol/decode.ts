@@ -199,7 +199,7 @@ const ROOM_EVENTS: Shapes<Pick<RoomEvents, "room_message" | "user_message">> = {
     user_id: must(name),
     content: must(text),
     replaces: may(name),
-    ...FILES,
+    attachments: may(eachOf(name)),
   },
 };
 

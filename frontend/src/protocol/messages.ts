@@ -360,7 +360,6 @@ export interface RoomEvents extends Omit<EventPayloads, "message_confirmed"> {
     readonly content: string;
     readonly replaces?: string;
     readonly attachments?: readonly string[];
-    readonly files?: readonly ListedFile[];
   };
 }
 export type RoomEventType = keyof RoomEvents;

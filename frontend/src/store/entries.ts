@@ -48,7 +48,7 @@ export function watchedEntry(message: UserMessageEvent, thread: string, timestam
     run_status: null,
     status: "confirmed",
     error: null,
-    attachments: attachedFiles(message, message.files),
+    attachments: attachedFiles(message),
     timestamp,
   };
 }

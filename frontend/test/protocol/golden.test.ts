@@ -27,7 +27,7 @@ describe("a frame of the server", () => {
   it.each(fromServer.filter(({ valid }) => valid))("$name: without any one field, or with null in it", ({ frame }) => {
     const { type, payload } = frame as { type: string; payload: Record<string, unknown> };
     if (type === "pong") return;
-    const optional = new Set(["position", "run_status", "step_number", "total_steps", "truncated", "abandoned", "reason", "result", "error_id", "retry_after_ms", "schema", "tool_name", "answer", "cost", "runs", "offset_from", "thread"]);
+    const optional = new Set(["position", "run_status", "step_number", "total_steps", "truncated", "abandoned", "reason", "result", "error_id", "retry_after_ms", "schema", "tool_name", "answer", "cost", "runs", "offset_from", "thread", "attachments", "files"]);
     for (const name of Object.keys(payload)) {
       if (name === "user_id" && type === "agent_answered") continue;
       if (optional.has(name) || (name === "error" && type !== "error")) continue;

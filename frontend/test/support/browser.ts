@@ -110,6 +110,7 @@ export class Tab {
       WebSocket: browser.server.WebSocket,
       http: browser.server.http,
       stream: browser.server.events.stream,
+      upload: browser.server.files.upload,
       timers: browser.clock.timers,
       random: () => browser.chance,
       uniqueId: () => browser.uniqueId(),

@@ -22,10 +22,13 @@ import type {
   SocketClass,
 } from "../../src/index.js";
 import type { Clock } from "./clock.js";
+import { FEATURES, LIMITS } from "./defaults.js";
 import { FakeEvents } from "./events.js";
+import { FakeFiles, listed } from "./files.js";
 import { FakeRooms } from "./rooms.js";
 import { expiryOf, userOf } from "./tokens.js";
 
+export { FEATURES } from "./defaults.js";
 export { tokenFor } from "./tokens.js";
 
 interface Session {
@@ -50,17 +53,6 @@ export interface Run {
   questions: HistoryQuestion[];
 }
 
-export const FEATURES = {
-  json_first: true,
-  auth_required: true,
-  heartbeat_supported: true,
-  reconnection_supported: true,
-  rate_limiting: true,
-  message_queuing: true,
-  resume: true,
-  tickets: true,
-};
-
 export class FakeServer {
   readonly clock: Clock;
   readonly sockets: FakeSocket[] = [];
@@ -69,6 +61,7 @@ export class FakeServer {
   readonly threads = new Map<string, HistoryMessage[]>();
   readonly rooms = new FakeRooms(this);
   readonly events = new FakeEvents(this);
+  readonly files: FakeFiles;
   doors: Readonly<Record<string, Readonly<Record<string, string>>>> | undefined;
   /** True: questions and answers are recorded in `threads`. */
   keepsHistory = false;
@@ -77,14 +70,10 @@ export class FakeServer {
   readonly received: ClientMessage[] = [];
   /** When each of them arrived. */
   readonly times: number[] = [];
-  limits = {
-    max_connections_per_user: 5,
-    max_message_rate: 60,
-    heartbeat_interval: 30_000,
-    max_message_size: 10_240,
-    resume_window: 120_000,
-  };
+  limits = LIMITS;
   features = FEATURES;
+  /** Added to those of every server. */
+  endpoints: Readonly<Record<string, string>> = {};
   agents: ListedAgent[] = [{ name: "echo", title: "Echo", examples: ["First", "Second"] }];
   /** HTTP answers that replace the server's own, each once; `null` is no answer. */
   answers: (Partial<HttpAnswer> | null)[] = [];
@@ -116,6 +105,7 @@ export class FakeServer {
 
   constructor(clock: Clock) {
     this.clock = clock;
+    this.files = new FakeFiles(clock);
   }
 
   get open(): FakeSocket[] {
@@ -158,6 +148,7 @@ export class FakeServer {
           service_discovery: "/ws/config",
           ticket: "/ws/ticket",
           health: "/ws/health",
+          ...this.endpoints,
         },
         connection_limits: this.limits,
         auth: { methods: ["header", "subprotocol", "ticket"] },
@@ -370,14 +361,15 @@ export class FakeServer {
     });
     const content = message.type === "user_message" ? message.payload.content : "";
     const replaces = message.type === "user_message" ? message.payload.replaces : undefined;
-    this.#record(run, "user", content, replaces);
-    const asked = { message_id: `msg-${run.id}`, run_id: run.id, user_id: session.user, content };
+    const { attachments } = message.payload;
+    this.#record(run, "user", content, attachments, replaces);
+    const asked = { message_id: `msg-${run.id}`, run_id: run.id, user_id: session.user, content, ...(attachments && { attachments }) };
     this.rooms.mirror(thread, "user_message", replaces === undefined ? asked : { ...asked, replaces }, session.id);
     this.emit(session, "agent_started", key, { run_id: run.id, agent_name: "echo", thread_id: thread, attempt: 1 });
   }
 
   /** Adds a message to the history: an answer behind its question. */
-  #record(run: Run, role: "user" | "agent", content: string, replaces?: string): void {
+  #record(run: Run, role: "user" | "agent", content: string, attachments?: readonly string[], replaces?: string): void {
     if (!this.keepsHistory) return;
     const known = this.threads.get(run.thread) ?? [];
     // A branch begins at the question of what it replaces.
@@ -386,12 +378,13 @@ export class FakeServer {
     const id = `msg-${run.id}`;
     const about = { run_id: run.id, agent_name: "echo", status: run.status, ...(run.end === null ? {} : { duration_ms: 5 }) };
     const created_at = this.clock.now / 1000;
+    const files = listed(attachments);
     if (role === "user") {
-      const question: HistoryMessage = { message_id: id, role, content, created_at, correlation_id: run.key, run: about };
+      const question: HistoryMessage = { message_id: id, role, content, created_at, correlation_id: run.key, run: about, ...files };
       this.threads.set(run.thread, [...kept, question]);
       return;
     }
-    const answer: HistoryMessage = { message_id: `${id}-answer`, role, content, created_at, run: about, reply_to: id };
+    const answer: HistoryMessage = { message_id: `${id}-answer`, role, content, created_at, run: about, reply_to: id, ...files };
     const answered = kept.flatMap((one) => (one.message_id === id ? [{ ...one, run: about }, answer] : [one]));
     this.threads.set(run.thread, answered);
   }
@@ -445,12 +438,13 @@ export class FakeServer {
     }
   }
 
-  end(runId: string, status: EventPayloads["agent_completed"]["status"] = "completed"): void {
+  /** @param attachments The ids of the files of the answer. */
+  end(runId: string, status: EventPayloads["agent_completed"]["status"] = "completed", attachments?: readonly string[]): void {
     const run = this.#find(runId);
     run.status = status;
     for (const { question_id } of run.questions) this.close(question_id, "cancelled");
-    run.end = { run_id: run.id, status, duration_ms: 5, result: run.text };
-    this.#record(run, "agent", run.text);
+    run.end = { run_id: run.id, status, duration_ms: 5, result: run.text, ...listed(attachments) };
+    this.#record(run, "agent", run.text, attachments);
     this.emit(run.session, "agent_completed", run.key, run.end);
   }
 
