@@ -97,6 +97,30 @@ class FilesNotFound(NetraError):
         super().__init__(f"no such files: {', '.join(self.file_ids)}")
 
 
+class FileTooLarge(NetraError):
+    """A file has more bytes than a file may have.
+
+    Attributes:
+        limit: In bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        super().__init__(f"expected a file of at most {limit} bytes")
+
+
+class FilesFull(NetraError):
+    """The files of a user would have more bytes together than they may have.
+
+    Attributes:
+        limit: In bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        super().__init__(f"expected at most {limit} bytes in all files of a user")
+
+
 class StorageUnavailable(NetraError):
     """The file storage cannot answer now; a later attempt may succeed."""
 

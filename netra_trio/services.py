@@ -16,6 +16,9 @@ from netra_trio.broker.base import Broker, HistoryLimits
 from netra_trio.broker.memory import MemoryBackend
 from netra_trio.broker.threads import SharedAdmission
 from netra_trio.config.settings import Settings
+from netra_trio.files.base import FileStorage
+from netra_trio.files.files import Files
+from netra_trio.files.rate import LocalUploadRate, UploadRate
 from netra_trio.ids import CorrelationId, NodeId, QuestionId, RunId, SessionId, ThreadId, UserId
 from netra_trio.protocol.messages import Answer, Event
 from netra_trio.protocol.threads import ThreadChange
@@ -207,6 +210,15 @@ def _rooms(services: "Services") -> Rooms:
     )
 
 
+def _files(services: "Services") -> Files:
+    return Files(
+        services.storage,
+        services.store,
+        settings=services.settings,
+        wall_clock=services.wall_clock,
+    )
+
+
 @frozen(kw_only=True)
 class Services:
     """Objects that the endpoints, the node and its connections share.
@@ -217,7 +229,10 @@ class Services:
         verifier: Verifies tokens.
         instruments: Receive the telemetry.
         threads: The threads of users, for the sessions of this node.
-        tickets: The issued tickets that have not been used.
+        storage: Keeps the content of files; `files` uses it.
+        tickets: The issued tickets that are valid.
+        upload_rate: Counts the uploads of users.
+        files: The files of users.
         other_nodes: Reaches the runs of other nodes; None if there is one node.
         wall_clock: Returns Unix seconds.
         admission: Admits messages over all nodes; None if there is only this one.
@@ -235,7 +250,9 @@ class Services:
     verifier: TokenVerifier
     instruments: Instruments
     threads: UserThreads
+    storage: FileStorage
     tickets: Tickets = field(factory=LocalTickets)
+    upload_rate: UploadRate = field(factory=LocalUploadRate)
     other_nodes: OtherNodes | None = None
     wall_clock: Callable[[], float] = time.time
     admission: SharedAdmission | None = None
@@ -249,6 +266,7 @@ class Services:
             takes_self=True,
         ),
     )
+    files: Files = field(init=False, default=Factory(_files, takes_self=True))
     watch: ThreadWatch | None = None
     rooms: Rooms = field(init=False, default=Factory(_rooms, takes_self=True))
     presence: Presence = field(

@@ -149,6 +149,16 @@ class Limits(Protocol):
         """
         ...
 
+    async def take_upload(self, user_id: UserId, *, limit: int, seconds: float) -> float:
+        """Count an upload of a user; return 0, or the seconds until there may be one.
+
+        Args:
+            user_id: The user.
+            limit: Uploads in any period.
+            seconds: The period.
+        """
+        ...
+
     async def update(self, updates: Sequence[UserUpdate]) -> Sequence[Sequence[KnownSession]]:
         """Report changes; each user is updated at once or not at all.
 
@@ -173,4 +183,17 @@ class Limits(Protocol):
 
     async def take_ticket(self, digest: str) -> bytes | None:
         """Remove a ticket; return its data, None if it is unknown. Only one caller gets them."""
+        ...
+
+    async def add_file_ticket(
+        self, user_id: UserId, digest: str, data: bytes, *, seconds: float, per_user: int
+    ) -> None:
+        """Keep a ticket for a file, which may be used again until it expires.
+
+        The arguments are those of `add_ticket`; the tickets of the two kinds do not count together.
+        """
+        ...
+
+    async def find_file_ticket(self, digest: str) -> bytes | None:
+        """Return the data of a ticket for a file; None if it is unknown."""
         ...

@@ -37,14 +37,18 @@ class LimitsState:
     connections: dict[UserId, dict[ConnectionId, _Connection]] = field(factory=dict)
     sessions: dict[UserId, dict[SessionId, _Session]] = field(factory=dict)
     tickets: dict[str, _Ticket] = field(factory=dict)
+    file_tickets: dict[str, _Ticket] = field(factory=dict)
     openings: dict[UserId, float] = field(factory=dict)
+    uploads: dict[UserId, list[float]] = field(factory=dict)
 
     def clear(self) -> None:
         """Lose everything, as a server that restarts empty."""
         self.connections.clear()
         self.sessions.clear()
         self.tickets.clear()
+        self.file_tickets.clear()
         self.openings.clear()
+        self.uploads.clear()
 
 
 @define(eq=False)
@@ -102,6 +106,16 @@ class MemoryLimits:
         openings[user_id] = free_at
         return 0.0
 
+    async def take_upload(self, user_id: UserId, *, limit: int, seconds: float) -> float:
+        """Count an upload of a user; return 0, or the seconds until there may be one."""
+        await trio.lowlevel.checkpoint()
+        now, uploads = trio.current_time(), self._state.uploads
+        counted = [begun for begun in uploads.get(user_id, ()) if begun + seconds > now]
+        if len(counted) >= limit:
+            return counted[-limit] + seconds - now
+        uploads[user_id] = [*counted, now]
+        return 0.0
+
     async def update(self, updates: Sequence[UserUpdate]) -> Sequence[Sequence[KnownSession]]:
         """Report changes; return the sessions of each user that has more than its limit."""
         await trio.lowlevel.checkpoint()
@@ -154,18 +168,39 @@ class MemoryLimits:
     ) -> None:
         """Keep a ticket until it is taken."""
         await trio.lowlevel.checkpoint()
-        now, tickets = trio.current_time(), self._state.tickets
-        for old in [old for old, ticket in tickets.items() if ticket.until <= now]:
-            del tickets[old]
-        own = [old for old, ticket in tickets.items() if ticket.user_id == user_id]
-        for oldest in own[: max(0, len(own) - per_user + 1)]:
-            del tickets[oldest]
-        tickets[digest] = _Ticket(user_id, data, now + seconds)
+        until = trio.current_time() + seconds
+        _add(self._state.tickets, digest, _Ticket(user_id, data, until), per_user)
 
     async def take_ticket(self, digest: str) -> bytes | None:
         """Remove a ticket; return its data."""
         await trio.lowlevel.checkpoint()
-        ticket = self._state.tickets.pop(digest, None)
-        if ticket is None or ticket.until <= trio.current_time():
-            return None
-        return ticket.data
+        return _valid(self._state.tickets.pop(digest, None))
+
+    async def add_file_ticket(
+        self, user_id: UserId, digest: str, data: bytes, *, seconds: float, per_user: int
+    ) -> None:
+        """Keep a ticket for a file."""
+        await trio.lowlevel.checkpoint()
+        until = trio.current_time() + seconds
+        _add(self._state.file_tickets, digest, _Ticket(user_id, data, until), per_user)
+
+    async def find_file_ticket(self, digest: str) -> bytes | None:
+        """Return the data of a ticket for a file."""
+        await trio.lowlevel.checkpoint()
+        return _valid(self._state.file_tickets.get(digest))
+
+
+def _add(tickets: dict[str, _Ticket], digest: str, ticket: _Ticket, per_user: int) -> None:
+    now = trio.current_time()
+    for old in [old for old, other in tickets.items() if other.until <= now]:
+        del tickets[old]
+    own = [old for old, other in tickets.items() if other.user_id == ticket.user_id]
+    for oldest in own[: max(0, len(own) - per_user + 1)]:
+        del tickets[oldest]
+    tickets[digest] = ticket
+
+
+def _valid(ticket: _Ticket | None) -> bytes | None:
+    if ticket is None or ticket.until <= trio.current_time():
+        return None
+    return ticket.data

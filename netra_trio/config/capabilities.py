@@ -16,6 +16,7 @@ ENDPOINTS = {
     "service_discovery": "/ws/config",
     "ticket": "/ws/ticket",
     "health": "/ws/health",
+    "files": "/ws/files",
 }
 
 
@@ -41,6 +42,7 @@ def connection_limits(settings: Settings) -> dict[str, Any]:
         "heartbeat_interval": settings.heartbeat_interval_ms,
         "max_message_size": settings.max_message_size,
         "resume_window": settings.resume_window_ms,
+        "max_file_size": settings.files_max_bytes,
     }
 
 

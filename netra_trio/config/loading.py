@@ -17,8 +17,14 @@ from netra_trio.config.development import SECRET_SOURCE, development_defaults
 from netra_trio.config.origins import DEVELOPMENT
 from netra_trio.config.rules import combined_faults, combined_warnings
 from netra_trio.config.secret_file import SecretFileUnusable, read_secret
-from netra_trio.config.settings import TABLE, Settings, default_algorithms
-from netra_trio.config.value_kinds import FILE_SUFFIX, MAX_SHOWN, fault_line, quoted
+from netra_trio.config.settings import FILES_FOLDER, TABLE, Settings, default_algorithms
+from netra_trio.config.value_kinds import (
+    FILE_SUFFIX,
+    MAX_SHOWN,
+    S3_SCHEME,
+    fault_line,
+    quoted,
+)
 from netra_trio.errors import SettingsError
 
 PREFIXES = ("WEBSOCKET_", "ROOM_", "FILES_", "USAGE_", "NOTIFY_", "OIDC_")
@@ -76,7 +82,11 @@ def load(environ: Mapping[str, str], *, directory: Path) -> Loaded:
         if "jwt_secret_key" in defaults:
             sources[TABLE["jwt_secret_key"].env] = SECRET_SOURCE
         settings = evolve(settings, **defaults)
-    settings = evolve(settings, jwt_algorithms=_accepted_algorithms(settings))
+    settings = evolve(
+        settings,
+        jwt_algorithms=_accepted_algorithms(settings),
+        files_url=_files_url(settings, directory),
+    )
     warnings = (*files.warnings, *combined_warnings(settings), *_unknown_names(given))
     return Loaded(settings, sources, warnings)
 
@@ -152,6 +162,12 @@ def _accepted_algorithms(settings: Settings) -> tuple[str, ...]:
         return settings.jwt_algorithms
     has_secret = settings.jwt_secret_key is not None
     return default_algorithms(has_secret=has_secret, has_keys=settings.has_public_keys)
+
+
+def _files_url(settings: Settings, directory: Path) -> str:
+    """Return where files are kept; a relative folder begins at `directory`."""
+    url = FILES_FOLDER if settings.files_url is None else settings.files_url
+    return url if url.startswith(S3_SCHEME) else str(directory.absolute() / url)
 
 
 def _unknown_names(given: Mapping[str, str]) -> Iterator[str]:

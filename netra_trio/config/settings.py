@@ -18,6 +18,7 @@ from netra_trio.config.redis_url import RedisUrl
 from netra_trio.config.value_kinds import (
     Choice,
     DatabaseUrl,
+    FilesUrl,
     Flag,
     Integer,
     Scope,
@@ -43,8 +44,11 @@ DATABASE_FILE = f"{FOLDER}/netra.db"
 SECRET_FILE = f"{FOLDER}/secret"
 """Where development keeps its database and its key, below the directory of the server."""
 
+FILES_FOLDER = f"{FOLDER}/files"  # where files are kept by default, in every environment
+
 _MS = "ms"
 _DAY = 86_400_000  # ms
+MEBIBYTE = 1024 * 1024
 _MAX_COUNT = 1_000_000  # more than one process can hold: a larger number is a typing error
 
 
@@ -422,6 +426,33 @@ class Settings:
             Integer(0, 36_500, "days"),
             "how long messages are kept after their run has ended; 0 keeps them permanently",
             "they are deleted",
+        ),
+    )
+    files_url: str | None = field(
+        default=None,
+        metadata=_row(
+            "FILES_URL",
+            FilesUrl(),
+            f"where the files of users are kept; {FILES_FOLDER} in the working directory by "
+            "default; several nodes need a folder that all of them share, or S3",
+        ),
+    )
+    files_max_bytes: int = field(
+        default=25 * MEBIBYTE,
+        metadata=_row(
+            "FILES_MAX_BYTES",
+            Integer(1, 4096 * MEBIBYTE, "bytes"),
+            "size of one file",
+            "413 MESSAGE_TOO_LARGE",
+        ),
+    )
+    files_user_max_bytes: int = field(
+        default=1024 * MEBIBYTE,
+        metadata=_row(
+            "FILES_USER_MAX_BYTES",
+            Integer(1, 1024**3 * MEBIBYTE, "bytes"),
+            "size of all files of one user together",
+            "429 QUEUE_FULL",
         ),
     )
     auth_auto_provision: bool = field(

@@ -310,6 +310,44 @@ class DatabaseUrl:
         return url.set(query=places).render_as_string(hide_password=True)
 
 
+S3_SCHEME = "s3://"
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
+_PREFIX = re.compile(r"[!-~]{0,512}")
+
+
+@frozen
+class FilesUrl:
+    """A folder, or `s3://bucket/prefix`; credentials for S3 are in variables of their own."""
+
+    @property
+    def expected(self) -> str:
+        """How it is written."""
+        return "the path of a folder, or s3://bucket/prefix"
+
+    def read(self, text: str) -> str:
+        """Read the path or the URL; slashes at its end are dropped."""
+        url = text.strip()
+        scheme, found, rest = url.partition("://")
+        if not found:
+            if "\0" in url:
+                raise ValueError("leave out the NUL")
+            return url.rstrip("/") or "/"
+        if scheme.lower() != "s3":
+            raise ValueError("write a folder without file://, or use s3://")
+        bucket, _, prefix = rest.partition("/")
+        if "@" in bucket:
+            raise ValueError("leave out the key: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        if not _BUCKET.fullmatch(bucket):
+            raise ValueError("name the bucket: s3://bucket/prefix")
+        if not _PREFIX.fullmatch(prefix) or set(prefix) & {"?", "#"}:
+            raise ValueError("use a prefix of letters, digits and slashes; options have variables")
+        return f"{S3_SCHEME}{bucket}/{prefix.strip('/')}".rstrip("/")
+
+    def show(self, value: str) -> str:
+        """Show the path or the URL."""
+        return value
+
+
 def _with_hosts_as_options(rest: str) -> str:
     """Return the part after the scheme with several hosts as options.
 

@@ -17,7 +17,7 @@ from netra_trio.auth.identity import Identity, check_expiry, user_refusal
 from netra_trio.config.settings import Settings
 from netra_trio.endpoints.request import TRACE_HEADERS, Request, trace_of
 from netra_trio.errors import NotStorable, StoreUnavailable
-from netra_trio.ids import SessionId, UserId
+from netra_trio.ids import FileId, SessionId, UserId
 from netra_trio.node.registry import ResumeRequest
 from netra_trio.protocol.admin import ADMINISTRATOR
 from netra_trio.protocol.codes import ErrorCode
@@ -98,6 +98,31 @@ async def check_ticket_request(request: Request, services: Services, *, now: flo
     """
     check_origin(request, services.settings)
     return await _check_header(request, services, now)
+
+
+async def check_file_request(
+    request: Request, services: Services, file_id: FileId, *, now: float
+) -> Identity:
+    """Check a request for a file; its credential is a token in the header, or a ticket.
+
+    Raises:
+        Refused: With the first fault.
+    """
+    credentials = _bearers(request)
+    credentials += [("ticket", ticket) for ticket in request.query.get("ticket", [])]
+    if not credentials:
+        text = "There is no Authorization header, and no ticket."
+        raise Refused(problem(ErrorCode.AUTH_REQUIRED, text))
+    if len(credentials) > 1:
+        raise _too_many(credentials)
+    kind, value = credentials[0]
+    if kind == "ticket":
+        identity = await services.tickets.check_for_file(value, file_id, now)
+        check_expiry(identity.expires_at, services.wall_clock())
+    else:
+        identity = await services.verifier.verify(value, services.wall_clock())
+    await check_user_exists(identity, services)
+    return identity
 
 
 async def check_caller(request: Request, services: Services, *, now: float) -> Identity:
@@ -272,9 +297,7 @@ async def _identify(
             text = "There is no token; one in the query is not accepted here."
         raise Refused(problem(ErrorCode.AUTH_REQUIRED, text))
     if len(credentials) > 1:
-        kinds = ", ".join(kind for kind, _ in credentials)
-        text = f"There is more than one credential ({kinds}); send exactly one."
-        raise Refused(problem(ErrorCode.INVALID_TOKEN, text))
+        raise _too_many(credentials)
     kind, value = credentials[0]
     if kind == "ticket":
         identity = await services.tickets.redeem(value, now)
@@ -298,6 +321,12 @@ def _decode_token(value: str) -> str:
     except (binascii.Error, ValueError):
         text = "The subprotocol after jwt. is not the unpadded base64url of a token."
         raise Refused(problem(ErrorCode.INVALID_TOKEN, text)) from None
+
+
+def _too_many(credentials: list[tuple[str, str]]) -> Refused:
+    kinds = ", ".join(kind for kind, _ in credentials)
+    text = f"There is more than one credential ({kinds}); send exactly one."
+    return Refused(problem(ErrorCode.INVALID_TOKEN, text))
 
 
 def _refuse_origin(text: str) -> None:

@@ -20,6 +20,7 @@ from netra_trio.endpoints.cors import cors_headers
 from netra_trio.endpoints.dev_token import dev_token
 from netra_trio.endpoints.discovery import config
 from netra_trio.endpoints.doors.table import open_doors
+from netra_trio.endpoints.downloads import download
 from netra_trio.endpoints.entrance import Entrance
 from netra_trio.endpoints.health import health
 from netra_trio.endpoints.overview import Overview
@@ -29,6 +30,8 @@ from netra_trio.endpoints.paths import (
     CONFIG,
     DEV_TOKEN,
     ENDPOINTS,
+    FILE,
+    FILES,
     HEALTH,
     METRICS,
     PAGE,
@@ -44,6 +47,7 @@ from netra_trio.endpoints.responder import Responder
 from netra_trio.endpoints.rooms import publish
 from netra_trio.endpoints.statistics import metrics, stats
 from netra_trio.endpoints.tickets import ticket
+from netra_trio.endpoints.uploads import Uploads
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.problem import Refused, problem
 from netra_trio.telemetry.events import RequestAnswered
@@ -74,6 +78,8 @@ class Router:
             PAGE: self._page_file,
             CONFIG: config,
             TICKET: partial(ticket, node.capacity.check_room),
+            FILES: Uploads(node.capacity.check_room).upload,
+            FILE: download,
             HEALTH: partial(health, overview),
             STATS: partial(stats, overview),
             METRICS: partial(metrics, overview, Exposition()),

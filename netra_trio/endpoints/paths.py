@@ -15,6 +15,8 @@ DEV_TOKEN = "/ws/dev-token"  # noqa: S105 - a path
 PAGE = "/"
 ROOM_PREFIX = "/ws/rooms/"
 ROOM = ROOM_PREFIX + "{room}"
+FILES = "/ws/files"
+FILE = "/ws/files/{file_id}"
 ADMIN_PAGE = "/admin"
 ADMIN_ACTIONS: Mapping[str, AdminAction] = {
     "/ws/admin/runs/{run_id}/stop": AdminAction.STOP_RUN,
@@ -33,6 +35,8 @@ ENDPOINTS: Mapping[str, tuple[str, ...]] = {
     METRICS: ("GET",),
     DEV_TOKEN: ("POST",),
     ROOM: ("POST",),
+    FILES: ("POST",),
+    FILE: ("GET",),
     ADMIN_PAGE: ("GET",),
     **dict.fromkeys(ADMIN_ACTIONS, ("POST",)),
 }
@@ -54,7 +58,7 @@ def endpoint_of(path: str, doors: Collection[str] = ()) -> str:
     room = path.removeprefix(ROOM_PREFIX)
     if room != path:
         return ROOM if room and "/" not in room else path
-    patterns = (*ADMIN_ACTIONS, *(door for door in doors if "{" in door))
+    patterns = (FILE, *ADMIN_ACTIONS, *(door for door in doors if "{" in door))
     return next((pattern for pattern in patterns if target_of(path, pattern)), path)
 
 

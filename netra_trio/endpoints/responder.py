@@ -46,8 +46,8 @@ class Responder:
         self.has_started = True
         await send_answer(self._send, "http", answer, self._headers)
 
-    async def start(self, headers: Mapping[str, str]) -> None:
-        """Begin an answer with status 200 that is sent in pieces.
+    async def start(self, headers: Mapping[str, str], status: int = 200) -> None:
+        """Begin an answer that is sent in pieces.
 
         Raises:
             TransportClosed: If the client has left, or takes nothing.
@@ -57,7 +57,7 @@ class Responder:
         await self._put(
             {
                 "type": "http.response.start",
-                "status": 200,
+                "status": status,
                 "headers": encoded_headers(headers),
             }
         )

@@ -14,6 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
+from netra_trio.files.threads import StorageThreads
 from netra_trio.ids import FileId
 
 CHUNK_BYTES = 64 * 1024  # of content in memory at once, for each transfer
@@ -25,6 +26,11 @@ class FileStorage(Protocol):
     Every method raises `StorageUnavailable` if the storage cannot do it now. Cancelling is always
     safe: `put` then may or may not have stored the content, which `delete` removes.
     """
+
+    @property
+    def threads(self) -> StorageThreads:
+        """The threads for calls of the file system on temporary files."""
+        ...
 
     def open(self) -> AbstractAsyncContextManager[None]:
         """Hold the storage open while a server uses it; entered once, before any other call.
@@ -66,4 +72,12 @@ class FileStorage(Protocol):
 
     async def delete(self, file_id: FileId) -> None:
         """Delete content; no effect if there is none."""
+        ...
+
+    async def sweep(self, older_than: float) -> int:
+        """Delete the temporary files that killed processes have left; return how many.
+
+        Args:
+            older_than: Seconds since the last write to such a file.
+        """
         ...

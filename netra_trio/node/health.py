@@ -1,11 +1,16 @@
-"""The checks of what a node depends on: the store, the broker, the keys of tokens."""
+"""The checks of what a node depends on: the store, the files, the broker, the keys of tokens."""
 
 from collections.abc import Awaitable, Callable
 
 import trio
 
 from netra_trio.cluster.cluster import Cluster
-from netra_trio.errors import BrokerUnavailable, NetraError, StoreUnavailable
+from netra_trio.errors import (
+    BrokerUnavailable,
+    NetraError,
+    StorageUnavailable,
+    StoreUnavailable,
+)
 from netra_trio.protocol.admin import State
 from netra_trio.services import Services
 
@@ -13,8 +18,9 @@ CHECK_SECONDS = 2.0  # for a dependency to answer
 
 
 async def check_dependencies(services: Services, cluster: Cluster | None) -> dict[str, State]:
-    """Return the state of each dependency: `store`, and `broker` and `keys` if there are any."""
+    """Return the state of each dependency: `store`, `files`, and `broker` and `keys` if any."""
     checks = {"store": await _check(services.store.check, StoreUnavailable)}
+    checks["files"] = await _check(services.files.check, StorageUnavailable)
     if cluster is not None:
         checks["broker"] = await _check(cluster.backend.check, BrokerUnavailable)
     keys = services.verifier.is_key_server_available

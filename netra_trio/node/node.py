@@ -20,7 +20,6 @@ from attrs import evolve, field, frozen
 from netra_trio.agents.options import listed
 from netra_trio.agents.run import Agent
 from netra_trio.auth.identity import Identity
-from netra_trio.auth.tickets import SharedTickets
 from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.broker.base import Backend, SessionRecord
 from netra_trio.cluster.cluster import Cluster
@@ -34,6 +33,8 @@ from netra_trio.config.settings import Settings
 from netra_trio.connections.connection import Connection
 from netra_trio.connections.outgoing import Outgoing
 from netra_trio.connections.serve import serve_connection
+from netra_trio.files.base import FileStorage
+from netra_trio.files.choice import storage_of
 from netra_trio.ids import ConnectionId, NodeId, SessionId, new_connection_id, new_error_id
 from netra_trio.node.admin import open_admin
 from netra_trio.node.capacity import Capacity, ConnectionLimit, LocalConnectionLimit, Place
@@ -155,13 +156,7 @@ class Node:
                 cluster, parts, local=local_limit, store=services.store, start_soon=self.start_soon
             )
             self.connection_limit = self.sessions.watch = shared.limits
-            self.services = evolve(
-                services,
-                tickets=SharedTickets(backend.limits),
-                other_nodes=shared.runs,
-                admission=shared.admission,
-                broker=backend.broker,
-            )
+            self.services = shared.services(services, backend)
         self.start_soon(UserWatch(users, services.store).run)
         self.services = serve_unattended(self.services, users, self.sessions.watch, self.start_soon)
         self.watch = watch = watch_threads(
@@ -539,20 +534,22 @@ async def open_node(
     instruments: Instruments | None = None,
     backend: Backend | None = None,
     may: PermissionCheck | None = None,
+    storage: FileStorage | None = None,
 ) -> AsyncIterator[Node]:
     """Open the store and the nursery of all sessions.
 
-    With a backend, the node shares its sessions with the other nodes on it.
+    With a backend, the node shares its sessions with the other nodes on it. Without a storage,
+    files are kept where the settings say.
 
     At the end of the block, sessions have 2 seconds to end; then their tasks are cancelled.
 
     Raises:
         DatabaseUnusable: If the store can never work.
     """
-    store = TimeoutStore(store)
+    store, storage = TimeoutStore(store), storage or storage_of(settings.files_url)
     # The store and the tasks that expire sessions are opened first, and closed after the sessions.
     opened = nullcontext() if backend is None else backend.open()
-    async with opened, store.open(), trio.open_nursery() as service_nursery:
+    async with opened, store.open(), storage.open(), trio.open_nursery() as service_nursery:
         async with trio.open_nursery() as nursery:
             users = Users(rate=settings.max_message_rate, waiting=settings.burst_queue)
             start_soon = starting_in(service_nursery)
@@ -564,6 +561,7 @@ async def open_node(
                 instruments=instruments or Instruments(Metrics(tuple(agents))),
                 wall_clock=wall_clock,
                 threads=threads,
+                storage=storage,
                 may=may,
             )
             node = Node(
@@ -576,7 +574,8 @@ async def open_node(
                 backend=backend,
             )
             own, given = node.sessions, node.services
-            for task in (own.expire, own.reap, given.rooms.run, given.presence.run, node.watch.run):
+            given_tasks = (given.rooms.run, given.presence.run, given.files.run)
+            for task in (own.expire, own.reap, *given_tasks, node.watch.run):
                 node.start_soon(task)
             if node.cluster is not None:
                 node.start_soon(node.cluster.run)

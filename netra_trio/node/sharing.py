@@ -7,18 +7,21 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
-from netra_trio.broker.base import SessionRecord
+from netra_trio.auth.tickets import SharedTickets
+from netra_trio.broker.base import Backend, SessionRecord
 from netra_trio.cluster.admission import CHECK, FIRST, INTERRUPT, ClusterAdmission
 from netra_trio.cluster.cluster import Cluster
 from netra_trio.errors import BrokerUnavailable, StoreUnavailable
+from netra_trio.files.rate import SharedUploadRate
 from netra_trio.ids import NodeId
 from netra_trio.node import remote_runs, shared_limits
 from netra_trio.node.capacity import LocalConnectionLimit
 from netra_trio.node.remote_runs import RemoteRuns, RunRequests
 from netra_trio.node.shared_limits import NodeParts, SharedLimits
 from netra_trio.protocol.fields import JsonObject
+from netra_trio.services import Services
 from netra_trio.stores.base import Store
 
 
@@ -35,6 +38,17 @@ class Shared:
     limits: SharedLimits
     runs: RemoteRuns
     admission: ClusterAdmission
+
+    def services(self, services: Services, backend: Backend) -> Services:
+        """Return services that count and find over all nodes."""
+        return evolve(
+            services,
+            tickets=SharedTickets(backend.limits),
+            upload_rate=SharedUploadRate(backend.limits),
+            other_nodes=self.runs,
+            admission=self.admission,
+            broker=backend.broker,
+        )
 
 
 def share(

@@ -18,6 +18,7 @@ from netra_trio.broker.base import Broker
 from netra_trio.cluster.cluster import Cluster
 from netra_trio.connections.connection import Connection
 from netra_trio.errors import BrokerUnavailable, StoreUnavailable
+from netra_trio.files.files import Files
 from netra_trio.ids import QuestionId, RunId, SessionId, ThreadId, UserId
 from netra_trio.node.shared_changes import SharedChanges
 from netra_trio.node.thread_changes import Change, ThreadChanges
@@ -81,6 +82,7 @@ class NodeThreads:
         self._start_soon = start_soon
         self._changes = ThreadChanges(users, store, start_soon)
         self._broker: Broker
+        self._files: Files
         self._shared: SharedChanges | None = None
         self._other_nodes: OtherNodes | None = None
 
@@ -93,7 +95,7 @@ class NodeThreads:
             watch: Tells of threads with runs of killed nodes.
         """
         watch.on_lost = self._note_lost
-        self._broker = services.broker
+        self._broker, self._files = services.broker, services.files
         self._other_nodes = services.other_nodes
         if cluster is None:
             return
@@ -186,6 +188,7 @@ class NodeThreads:
         deletion.was_there = await self._store.delete_thread(user_id, thread_id)
         if not deletion.was_there:
             return
+        self._files.collect_soon()
         with suppress(BrokerUnavailable):  # the room expires
             await self._broker.forget(thread_room(user_id, thread_id))
         self._changes.publish(Change(user_id, thread_id, ThreadChange.DELETED, deletion.by))

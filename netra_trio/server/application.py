@@ -36,6 +36,8 @@ from netra_trio.endpoints.overview import Overview, Topic, WorkerGroup
 from netra_trio.endpoints.paths import ENDPOINTS
 from netra_trio.endpoints.request import Request
 from netra_trio.endpoints.upgrade import serve_upgrade
+from netra_trio.files.base import FileStorage
+from netra_trio.files.choice import storage_of
 from netra_trio.ids import NodeId, ThreadId, UserId
 from netra_trio.node.node import Node, open_node
 from netra_trio.protocol.fields import JsonObject
@@ -109,6 +111,7 @@ class Application:
         more_instruments: Sequence[Instrument] = (),
         backend: Backend | None = None,
         may: PermissionCheck | None = None,
+        storage: FileStorage,
     ) -> None:
         self.settings = settings
         metrics = Metrics(tuple(agents), (*ENDPOINTS, *door_paths(settings.doors)))
@@ -121,6 +124,7 @@ class Application:
         self._store = store
         self._backend = backend
         self._may = may
+        self._storage = storage
         self._verifier = verifier
         self._page = page
         # Opened in this order before the node starts, and closed in reverse order after it ends.
@@ -180,6 +184,7 @@ class Application:
                     instruments=self.instruments,
                     backend=self._backend,
                     may=self._may,
+                    storage=self._storage,
                 )
             )
             node.admin.actions.drain = self._drain_alone
@@ -353,6 +358,7 @@ def create_app(
         more_instruments=_traces(),
         backend=backend,
         may=rooms,
+        storage=storage_of(settings.files_url),
     )
 
 

@@ -228,6 +228,47 @@ class QuestionClosed:
 
 
 @frozen
+class FileUploaded:
+    """A user has uploaded a file.
+
+    Attributes:
+        bytes: The size of the file.
+        seconds: From the head of the request to its answer.
+    """
+
+    EVENT: ClassVar[str] = "file_uploaded"
+    LEVEL: ClassVar[str | None] = "info"
+    user_id: str
+    file_id: str
+    media_type: str
+    bytes: int
+    seconds: float
+
+
+@frozen
+class UploadRefused:
+    """An upload was refused after the checks of its user; `opening_refused` is its log line."""
+
+    EVENT: ClassVar[str] = "upload_refused"
+    LEVEL: ClassVar[str | None] = None
+    code: ErrorCode
+    status: int
+
+
+@frozen
+class FileSent:
+    """The content of a file, or a part of it, was sent to a client.
+
+    Attributes:
+        bytes: How many the client has taken, also if it left.
+    """
+
+    EVENT: ClassVar[str] = "file_sent"
+    LEVEL: ClassVar[str | None] = None
+    bytes: int
+
+
+@frozen
 class NotificationSent:
     """The webhook has accepted a notification.
 
@@ -377,6 +418,9 @@ TelemetryEvent = (
     | ToolStarted
     | ToolEnded
     | QuestionClosed
+    | FileUploaded
+    | UploadRefused
+    | FileSent
     | NotificationSent
     | NotificationFailed
     | NotificationDropped

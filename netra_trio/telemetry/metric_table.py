@@ -312,6 +312,23 @@ METRICS: tuple[Metric, ...] = (
     ),
     _row(
         "counter",
+        "files",
+        "uploads_total",
+        "Uploads of files by outcome: refused ones are faults of the client, failed ones of the "
+        "server or of what it depends on",
+        lambda m, _: m.uploads,
+        "outcome",
+    ),
+    _row(
+        "counter",
+        "files",
+        "file_bytes_total",
+        "Bytes of files that were stored, and that were sent to clients",
+        lambda m, _: m.file_bytes,
+        "direction",
+    ),
+    _row(
+        "counter",
         "runs",
         "notifications_total",
         "Attempts to notify the webhook of a run, sent or failed, and those that are dropped "

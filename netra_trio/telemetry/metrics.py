@@ -47,6 +47,8 @@ from netra_trio.telemetry.events import (
     ConnectionResumed,
     DoorAnswered,
     DoorOutcome,
+    FileSent,
+    FileUploaded,
     NotificationDropped,
     NotificationFailed,
     NotificationSent,
@@ -59,6 +61,7 @@ from netra_trio.telemetry.events import (
     TelemetryEvent,
     ToolEnded,
     UpgradeFailed,
+    UploadRefused,
     UsageReported,
 )
 
@@ -104,10 +107,13 @@ RATE_EVENTS = (
 QUESTIONS = tuple(product(QuestionKind, QuestionOutcome))
 ROOM_EVENTS = ("received", "delivered", "merged", "dropped")
 ADMIN_ACTIONS = tuple(product(AdminAction, ("done", "refused")))
+UPLOADS = ("stored", "refused", "failed")
+FILE_BYTES = ("received", "sent")
 NOTIFICATIONS = ("sent", "failed", "dropped")
 FALLBACKS = ("connections", "messages", "sessions")
 RECOVERIES = tuple(product(("connection", "frame", "run"), ("recovered", "failed")))
 EVENTS = tuple(kind.TYPE for kind in get_args(Event))
+SERVER_ERRORS = 500  # the lowest HTTP status of them
 _CONTROL = (
     ConnectionEstablished,
     Pong,
@@ -256,6 +262,8 @@ class Metrics:
     runs_ended: dict[Key, int] = field(init=False)
     tool_duration: dict[Key, Histogram] = field(factory=lambda: _histograms(TOOL_OUTCOMES, LONG))
     questions: dict[Key, int] = field(factory=lambda: _zeros(QUESTIONS))
+    uploads: dict[Key, int] = field(factory=lambda: _zeros(UPLOADS))
+    file_bytes: dict[Key, int] = field(factory=lambda: _zeros(FILE_BYTES))
     notifications: dict[Key, int] = field(factory=lambda: _zeros(NOTIFICATIONS))
     usage_tokens: dict[Key, int] = field(init=False)
     usage_cost: dict[Key, float] = field(init=False)
@@ -362,6 +370,19 @@ def _question_closed(metrics: Metrics, event: QuestionClosed) -> None:
     metrics.questions[event.kind, event.outcome] += 1
 
 
+def _file_uploaded(metrics: Metrics, event: FileUploaded) -> None:
+    metrics.uploads["stored"] += 1
+    metrics.file_bytes["received"] += event.bytes
+
+
+def _upload_refused(metrics: Metrics, event: UploadRefused) -> None:
+    metrics.uploads["failed" if event.status >= SERVER_ERRORS else "refused"] += 1
+
+
+def _file_sent(metrics: Metrics, event: FileSent) -> None:
+    metrics.file_bytes["sent"] += event.bytes
+
+
 def _notification_sent(metrics: Metrics, _: NotificationSent) -> None:
     metrics.notifications["sent"] += 1
 
@@ -403,6 +424,9 @@ _COUNTED: dict[type[Any], Callable[[Metrics, Any], None]] = {
     RunEnded: _run_ended,
     ToolEnded: _tool_ended,
     QuestionClosed: _question_closed,
+    FileUploaded: _file_uploaded,
+    UploadRefused: _upload_refused,
+    FileSent: _file_sent,
     NotificationSent: _notification_sent,
     NotificationFailed: _notification_failed,
     NotificationDropped: _notification_dropped,

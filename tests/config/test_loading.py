@@ -65,7 +65,7 @@ def test_an_invalid_environment_is_reported_alone(tmp_path: Path) -> None:
         ("WEBSOCKET_HEARTBEAT_INTERVAL_MS", "WEBSOCKET_HEARTBEAT_INTERVAL"),
         ("WEBSOCKET_AGENT_TIMEOUT", "AGENT_TIMEOUT"),
         ("ROOM_HISTORY_EVENT", "ROOM_HISTORY_EVENTS"),
-        ("FILES_BYTES", None),
+        ("FILES_MAX_BYTE", "FILES_MAX_BYTES"),
         ("USAGE_LIMIT", None),
         ("NOTIFY_URL", None),
         ("OIDC_ISSUERS", "OIDC_ISSUER"),

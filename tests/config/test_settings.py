@@ -13,7 +13,7 @@ INTEGERS = [(name, row, row.kind) for name, row in TABLE.items() if isinstance(r
 
 
 def test_the_table_has_each_field_once() -> None:
-    assert len({row.env for row in TABLE.values()}) == len(TABLE) == 41
+    assert len({row.env for row in TABLE.values()}) == len(TABLE) == 44
     assert all(row.meaning and row.kind.expected for row in TABLE.values())
     assert all(row.beyond for name, row, _ in INTEGERS), "every limit says what happens beyond it"
     assert all(kind.unit for _, _, kind in INTEGERS)
@@ -54,6 +54,9 @@ def test_the_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
         database_url=None,
         redis_url=None,
         history_retention_days=0,
+        files_url=None,
+        files_max_bytes=25 * 1024 * 1024,
+        files_user_max_bytes=1024 * 1024 * 1024,
         auth_auto_provision=True,
     )
     outcome = loaded(tmp_path)
@@ -62,6 +65,7 @@ def test_the_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
         jwt_secret_key=SECRET,
         jwt_algorithms=("HS256",),
         database_url=f"sqlite:///{tmp_path}/.netra/netra.db",
+        files_url=f"{tmp_path}/.netra/files",
     )
     assert outcome.warnings == ()
     assert outcome.sources.pop("JWT_SECRET_KEY") == "environment"

@@ -31,7 +31,11 @@ from netra_trio.agents.questions import (
     RUN_QUESTIONS,
     SCHEMA_BYTES,
 )
-from netra_trio.auth.tickets import TICKET_SECONDS, TICKETS_PER_USER
+from netra_trio.auth.tickets import (
+    FILE_TICKETS_PER_USER,
+    TICKET_SECONDS,
+    TICKETS_PER_USER,
+)
 from netra_trio.auth.tokens import TOKEN_CHARACTERS
 from netra_trio.broker.base import KEY_SECONDS
 from netra_trio.client.retry import Next, after_close
@@ -45,6 +49,10 @@ from netra_trio.connections.dispatch import (
     LIST_RATE,
 )
 from netra_trio.connections.reader import BAD_FRAMES
+from netra_trio.endpoints.form import OTHER_BYTES
+from netra_trio.endpoints.uploads import UPLOADS_AT_ONCE, USER_UPLOADS_AT_ONCE
+from netra_trio.files.names import NAME_BYTES
+from netra_trio.files.rate import UPLOADS
 from netra_trio.ids import CorrelationId, RunId, ThreadId
 from netra_trio.protocol.codec import HARD_SIZE_FACTOR, OPEN_PAYLOAD_BYTES
 from netra_trio.protocol.codes import CloseCode, ErrorCode
@@ -345,6 +353,12 @@ LIMITS: Mapping[str, str] = {  # those that are no setting
     "time for which the key of a room_message is kept": seconds(KEY_SECONDS),
     "characters of the name of a room": str(ROOM_NAME_CHARACTERS),
     "characters of a title, and of a query": str(max(TITLE_CHARACTERS, QUERY_CHARACTERS)),
+    "uploads of a user in any minute, those included that fail after the checks": str(UPLOADS),
+    "uploads of a user at once, in one process": str(USER_UPLOADS_AT_ONCE),
+    "uploads at once, in one process": str(UPLOADS_AT_ONCE),
+    "bytes of a form beside its file": octets(OTHER_BYTES),
+    "characters of the name of a file": octets(NAME_BYTES),
+    "tickets of a user for files": str(FILE_TICKETS_PER_USER),
     "files of a message, and files that an agent attaches to an answer": str(ATTACHMENTS),
     "characters of the comment of a feedback": grouped(COMMENT_CHARACTERS),
     "unattended runs of a user": str(UNATTENDED_RUNS),

@@ -48,11 +48,17 @@ def published(name: str, key: str) -> str:
 
 
 TICKET_PREFIX = "nt:t:"
+FILE_TICKET_PREFIX = "nt:ft:"
 
 
 def ticket(digest: str) -> str:
     """Return the key of a ticket, given the digest of the ticket."""
     return f"{TICKET_PREFIX}{digest}"
+
+
+def file_ticket(digest: str) -> str:
+    """Return the key of a ticket for a file, given the digest of the ticket."""
+    return f"{FILE_TICKET_PREFIX}{digest}"
 
 
 _OF_USER = {
@@ -61,6 +67,8 @@ _OF_USER = {
     "openings": "o",
     "sessions": "sess",
     "tickets": "t",
+    "file_tickets": "ft",
+    "uploads": "u",
     "rate": "r",
 }
 

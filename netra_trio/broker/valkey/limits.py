@@ -62,6 +62,12 @@ class ValkeyLimits:
         wait: int = await self._calls.run(scripts.TAKE_OPENING, [openings], [rate, burst])
         return wait / 1_000_000
 
+    async def take_upload(self, user_id: UserId, *, limit: int, seconds: float) -> float:
+        """Count an upload of a user; return 0, or the seconds until there may be one."""
+        uploads, period = keys.of_user(user_id)["uploads"], milliseconds(seconds) * 1000
+        wait: int = await self._calls.run(scripts.TAKE_UPLOAD, [uploads], [limit, period])
+        return wait / 1_000_000
+
     async def update(self, updates: Sequence[UserUpdate]) -> Sequence[Sequence[KnownSession]]:
         """Report changes; return the sessions of each user that has more than its limit."""
         if not updates:
@@ -113,6 +119,23 @@ class ValkeyLimits:
         """Remove a ticket; return its data."""
         data: bytes | None = await self._calls.run(
             scripts.TAKE_TICKET, [keys.ticket(digest)], [digest]
+        )
+        return data
+
+    async def add_file_ticket(
+        self, user_id: UserId, digest: str, data: bytes, *, seconds: float, per_user: int
+    ) -> None:
+        """Keep a ticket for a file."""
+        await self._calls.run(
+            scripts.ADD_TICKET,
+            [keys.of_user(user_id)["file_tickets"], keys.file_ticket(digest)],
+            [digest, data, milliseconds(seconds), per_user, keys.FILE_TICKET_PREFIX],
+        )
+
+    async def find_file_ticket(self, digest: str) -> bytes | None:
+        """Return the data of a ticket for a file."""
+        data: bytes | None = await self._calls.run(
+            scripts.FIND_TICKET, [keys.file_ticket(digest)], []
         )
         return data
 

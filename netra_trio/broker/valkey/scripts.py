@@ -359,6 +359,22 @@ redis.call('SET', KEYS[1], string.format('%.0f', free_at), 'PX',
 return 0
 """)
 
+# KEYS: uploads. ARGV: limit, period in microseconds. Returns 0, or the microseconds until there may
+# be an upload. The value is a list of the times of the uploads in the last period.
+TAKE_UPLOAD = Script("""
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local period = tonumber(ARGV[2])
+local oldest = redis.call('LINDEX', KEYS[1], -ARGV[1])
+if oldest and oldest + period > now then
+  return math.ceil(oldest + period - now)
+end
+redis.call('RPUSH', KEYS[1], string.format('%.0f', now))
+redis.call('LTRIM', KEYS[1], -ARGV[1], -1)
+redis.call('PEXPIRE', KEYS[1], math.ceil(period / 1000))
+return 0
+""")
+
 # KEYS: connections, their nodes and sessions; sessions. ARGV: node, milliseconds, limit of sessions
 # ('' returns none), then lists, each behind the number of its values: open connections (id,
 # session, milliseconds since it was opened), closed ones; kept sessions (id, milliseconds without a
@@ -447,6 +463,16 @@ redis.call('ZREM', string.sub(kept, start, start + size - 1), ARGV[1])
 return string.sub(kept, start + size)
 """)
 
+# KEYS: the ticket. Returns its data, or nothing.
+FIND_TICKET = Script("""
+local kept = redis.call('GET', KEYS[1])
+if not kept then
+  return false
+end
+local size, start = string.match(kept, '^(%d+) ()')
+return string.sub(kept, start + size)
+""")
+
 ADMIT = Script(thread_lua.ADMIT)
 TAKE_SLOT = Script(thread_lua.TAKE_SLOT)
 LEAVE = Script(thread_lua.LEAVE)
@@ -469,9 +495,11 @@ SCRIPTS = (
     PROBE,
     OPEN_CONNECTION,
     TAKE_OPENING,
+    TAKE_UPLOAD,
     UPDATE_USER,
     ADD_TICKET,
     TAKE_TICKET,
+    FIND_TICKET,
     ADMIT,
     TAKE_SLOT,
     LEAVE,

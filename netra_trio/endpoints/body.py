@@ -1,0 +1,62 @@
+"""The body of a request that is read as it comes, and may take as long as it needs.
+
+async for data in Body(call.receive, stall_seconds=5.0):
+    ...
+"""
+
+from typing import Self
+
+import trio
+
+from netra_trio.protocol.codes import ErrorCode
+from netra_trio.protocol.problem import Refused, problem
+from netra_trio.transports.asgi import Receive
+
+
+class Body:
+    """The body of one request.
+
+    Args:
+        receive: The ASGI call's receive.
+        stall_seconds: How long nothing may come.
+
+    Attributes:
+        size: The bytes that were read.
+    """
+
+    def __init__(self, receive: Receive, *, stall_seconds: float) -> None:
+        self._receive = receive
+        self._stall_seconds = stall_seconds
+        self._has_more = True
+        self.size = 0
+
+    async def read(self) -> bytes:
+        """Return the next bytes of the body; none at its end. Cancelling is safe.
+
+        Raises:
+            Refused: BAD_REQUEST, if the client has left, or with status 408 if it sends nothing.
+        """
+        while self._has_more:
+            with trio.move_on_after(self._stall_seconds) as patience:
+                message = await self._receive()
+            if patience.cancelled_caught:
+                text = f"Nothing of the body has come for {self._stall_seconds:g} s."
+                raise Refused(problem(ErrorCode.BAD_REQUEST, text, status=408))
+            if message["type"] == "http.disconnect":
+                raise Refused(problem(ErrorCode.BAD_REQUEST, "The body is not complete."))
+            self._has_more = message.get("more_body", False)
+            data: bytes = message.get("body", b"")
+            if data:
+                self.size += len(data)
+                return data
+        await trio.lowlevel.checkpoint()
+        return b""
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        data = await self.read()
+        if not data:
+            raise StopAsyncIteration
+        return data

@@ -1,0 +1,39 @@
+"""Folders of the server's own: how they are made, and how leftovers in them are deleted."""
+
+import time
+from contextlib import suppress
+from pathlib import Path
+
+SPOOL_PREFIX = "upload-"  # of the names of temporary files
+
+
+def make_private(folder: Path) -> None:
+    """Create a folder, and those above it, for the user of the server only.
+
+    Raises:
+        OSError: It cannot be created.
+    """
+    if folder.is_dir():
+        return
+    if not folder.parent.is_dir():
+        make_private(folder.parent)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+
+
+def sweep_folder(folder: Path, older_than: float) -> int:
+    """Delete the temporary files that a killed process has left; return how many.
+
+    Blocks on the file system.
+
+    Args:
+        folder: The folder for temporary files; it need not exist.
+        older_than: Seconds since the last write to a file.
+    """
+    deleted, before = 0, time.time() - older_than
+    for path in folder.glob(f"{SPOOL_PREFIX}*"):
+        with suppress(OSError):  # another process was faster
+            if path.stat().st_mtime < before:
+                path.unlink()
+                deleted += 1
+    return deleted

@@ -1,0 +1,119 @@
+"""A temporary file that content is written to while it is counted, hashed and looked at.
+
+    async with Spool(folder, limit=25_000_000, threads=threads) as spool:
+        async for chunk in chunks:
+            await spool.write(chunk)
+        content = await spool.finish("report.pdf")
+
+It is deleted at the end of the block, unless it was moved.
+"""
+
+import hashlib
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import trio
+from attrs import frozen
+
+from netra_trio.errors import FileTooLarge
+from netra_trio.files.detection import Detection
+from netra_trio.files.folders import SPOOL_PREFIX, make_private
+from netra_trio.files.threads import StorageThreads
+
+WRITE_BYTES = 256 * 1024  # of one call in a thread, which costs as much as to hash some kilobytes
+CLEANUP_SECONDS = 2.0  # to delete a temporary file; a later sweep deletes what is left
+
+
+@frozen
+class Content:
+    """What a spool has found out about its content.
+
+    Attributes:
+        size: In bytes.
+        sha256: In hexadecimal digits.
+    """
+
+    media_type: str
+    size: int
+    sha256: str
+
+
+class Spool:
+    """A temporary file.
+
+    Args:
+        folder: The folder for it, which is created if necessary.
+        limit: The most bytes that it may have.
+        threads: Write it.
+
+    Attributes:
+        path: Where it is.
+    """
+
+    def __init__(self, folder: Path, *, limit: int, threads: StorageThreads) -> None:
+        self.path = folder / f"{SPOOL_PREFIX}{secrets.token_hex(16)}"
+        self._limit = limit
+        self._threads = threads
+        self._size = 0
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._digest = hashlib.sha256()
+        self._detection = Detection()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP_SECONDS):
+            await self._threads.run(self._delete)
+
+    async def write(self, data: bytes) -> None:
+        """Add content.
+
+        Raises:
+            FileTooLarge: It exceeds the limit.
+            StorageUnavailable: It cannot be written, for example because the disk is full.
+        """
+        self._size += len(data)
+        if self._size > self._limit:
+            await trio.lowlevel.checkpoint()
+            raise FileTooLarge(self._limit)
+        self._pending.append(data)
+        self._pending_bytes += len(data)
+        if self._pending_bytes >= WRITE_BYTES:
+            await self._flush()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    async def finish(self, name: str = "") -> Content:
+        """Write what is left, and return what is known of the whole content.
+
+        Raises:
+            StorageUnavailable: It cannot be written.
+        """
+        await self._flush()
+        return Content(self._detection.media_type(name), self._size, self._digest.hexdigest())
+
+    async def _flush(self) -> None:
+        data, self._pending, self._pending_bytes = b"".join(self._pending), [], 0
+        await self._threads.run(self._append, data)
+
+    def _append(self, data: bytes) -> None:
+        self._digest.update(data)
+        self._detection.feed(data)
+        make_private(self.path.parent)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        descriptor = os.open(self.path, flags, 0o600)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+        finally:
+            os.close(descriptor)
+
+    def _delete(self) -> None:
+        with suppress(OSError):  # it was moved, or a sweep deletes it
+            self.path.unlink()
