@@ -5,18 +5,19 @@ from typing import Any
 
 import pytest
 import trio
+from stores.file_samples import ROOM, a_file
 from stores.samples import ALICE, BOB, MAIN, again, duplicate_of, end_of, new, of_user, page_of
 from support.stores import ScriptedStore
 from trio.testing import MockClock
 
 from netra_trio.errors import StoreUnavailable
-from netra_trio.ids import new_node_id, new_session_id
+from netra_trio.ids import new_file_id, new_node_id, new_session_id
 from netra_trio.protocol.messages import RunStatus
 from netra_trio.stores.base import RunOwner, User, interrupted
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.stores.timeout import STORE_SECONDS, TimeoutStore
 
-SESSION = new_session_id()
+SESSION, FILE = new_session_id(), new_file_id()
 
 
 async def test_every_call_is_passed_on(autojump_clock: MockClock) -> None:
@@ -67,6 +68,13 @@ QUESTIONS: dict[str, Callable[[TimeoutStore], Awaitable[Any]]] = {
     "record": lambda store: store.record(new()),
     "record of a session": lambda store: store.record(new(keyed=False, session=SESSION)),
     "history": lambda store: store.history(ALICE, MAIN, limit=1),
+    "reserve_file": lambda store: store.reserve_file(a_file(), max_bytes=ROOM),
+    "finish_file": lambda store: store.finish_file(FILE),
+    "get_file": lambda store: store.get_file(FILE),
+    "find_files": lambda store: store.find_files(ALICE, [FILE]),
+    "count_file_bytes": lambda store: store.count_file_bytes(ALICE),
+    "deleted_files": lambda store: store.deleted_files(),
+    "forget_files": lambda store: store.forget_files([FILE]),
 }
 
 

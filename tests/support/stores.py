@@ -6,14 +6,15 @@ store.hold()                  # every call waits until `store.release()`
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import trio
 
 from netra_trio.errors import StoreUnavailable
-from netra_trio.ids import MessageId, RunId, ThreadId, UserId
+from netra_trio.ids import FileId, MessageId, RunId, ThreadId, UserId
 from netra_trio.protocol.messages import HistoryMessage, RunStatus
 from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, StoredEnd, User
+from netra_trio.stores.files import StoredFile
 from netra_trio.stores.memory import MemoryStore
 
 
@@ -94,6 +95,43 @@ class ScriptedStore(MemoryStore):
         """Return a page."""
         await self._wait_or_fail()
         return await super().history(user_id, thread_id, limit=limit, before=before)
+
+    async def reserve_file(self, file: StoredFile, *, max_bytes: int) -> bool:
+        """Record a file whose content is not written yet."""
+        await self._wait_or_fail()
+        return await super().reserve_file(file, max_bytes=max_bytes)
+
+    async def finish_file(self, file_id: FileId) -> bool:
+        """Make a file readable."""
+        await self._wait_or_fail()
+        return await super().finish_file(file_id)
+
+    async def get_file(self, file_id: FileId) -> StoredFile | None:
+        """Return a file."""
+        await self._wait_or_fail()
+        return await super().get_file(file_id)
+
+    async def find_files(
+        self, user_id: UserId, file_ids: Collection[FileId]
+    ) -> Sequence[StoredFile]:
+        """Return the files of a user."""
+        await self._wait_or_fail()
+        return await super().find_files(user_id, file_ids)
+
+    async def count_file_bytes(self, user_id: UserId) -> int:
+        """Return the bytes of the files of a user."""
+        await self._wait_or_fail()
+        return await super().count_file_bytes(user_id)
+
+    async def deleted_files(self) -> Sequence[FileId]:
+        """Return the files whose content is to be deleted."""
+        await self._wait_or_fail()
+        return await super().deleted_files()
+
+    async def forget_files(self, file_ids: Collection[FileId]) -> None:
+        """Delete the rows of files."""
+        await self._wait_or_fail()
+        await super().forget_files(file_ids)
 
     async def _wait_or_fail(self) -> None:
         await trio.lowlevel.checkpoint()

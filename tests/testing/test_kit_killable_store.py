@@ -7,6 +7,7 @@ import pytest
 from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import (
     CorrelationId,
+    FileId,
     MessageId,
     NodeId,
     NotificationId,
@@ -19,6 +20,7 @@ from netra_trio.ids import (
 )
 from netra_trio.protocol.messages import QuestionKind, QuestionOutcome, RunStatus
 from netra_trio.stores.base import NewMessage, RunEnd, Usage, interrupted
+from netra_trio.stores.files import StoredFile
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.stores.notifications import Notification
 from netra_trio.stores.questions import NewQuestion, QuestionEnd
@@ -47,6 +49,7 @@ ANSWER = QuestionEnd(QUESTION.question_id, RUN, QuestionOutcome.ANSWERED, b"1", 
 THREAD = ThreadId("t")
 NOTIFICATION = Notification(NotificationId("ntf_1"), "agent_asking", ALICE, THREAD, RUN)
 USAGE = Usage(UsageId("use_1"), RUN, ALICE, "a", "qwen3", 1, 1, None, 1.0)
+FILE = StoredFile(FileId("file_1"), ALICE, "a.txt", "text/plain", 9, "0" * 64, 1.0)
 
 READS: dict[str, Callable[[KillableStore], Awaitable[object]]] = {
     "check": lambda killable: killable.check(),
@@ -82,6 +85,13 @@ READS: dict[str, Callable[[KillableStore], Awaitable[object]]] = {
     "run_status": lambda killable: killable.run_status(RUN),
     "request_stop": lambda killable: killable.request_stop(RUN),
     "stop_requests": lambda killable: killable.stop_requests(0),
+    "reserve_file": lambda killable: killable.reserve_file(FILE, max_bytes=9),
+    "finish_file": lambda killable: killable.finish_file(FILE.file_id),
+    "get_file": lambda killable: killable.get_file(FILE.file_id),
+    "find_files": lambda killable: killable.find_files(ALICE, [FILE.file_id]),
+    "count_file_bytes": lambda killable: killable.count_file_bytes(ALICE),
+    "deleted_files": lambda killable: killable.deleted_files(),
+    "forget_files": lambda killable: killable.forget_files([FILE.file_id]),
 }
 
 

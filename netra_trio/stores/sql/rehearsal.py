@@ -8,11 +8,20 @@ import time
 from sqlalchemy import Connection, delete, false, insert, select, text, update
 
 from netra_trio.errors import DatabaseUnusable
-from netra_trio.ids import CorrelationId, UserId, new_message_id, new_run_id, new_thread_id
+from netra_trio.ids import (
+    CorrelationId,
+    UserId,
+    new_file_id,
+    new_message_id,
+    new_run_id,
+    new_thread_id,
+)
 from netra_trio.protocol.messages import RunStatus
 from netra_trio.stores.base import NewMessage, RunEnd
+from netra_trio.stores.files import StoredFile
 from netra_trio.stores.sql.batch import Batch
 from netra_trio.stores.sql.entries import CreateUser, DeleteMessage, EndRun, RecordMessage
+from netra_trio.stores.sql.files import finish, reserve
 from netra_trio.stores.sql.leases import Lease
 from netra_trio.stores.sql.migrate import check_known, current_revision, migrate
 from netra_trio.stores.sql.schema import REVISIONS, metadata
@@ -82,8 +91,12 @@ def _touch_tables(connection: Connection) -> None:
 
 
 def _write_sample(connection: Connection) -> None:
-    """Store a user, a message and its run, delete them, and write as much as a large message."""
+    """Store a user, a file, a message that names it, and its run; delete the message.
+
+    Then write as much as a large message.
+    """
     user_id, run_id, moment = UserId(new_thread_id()), new_run_id(), time.time()
+    file = StoredFile(new_file_id(), user_id, "", "text/plain", 1, "", moment)
     message = NewMessage(
         user_id,
         new_thread_id(),
@@ -95,7 +108,10 @@ def _write_sample(connection: Connection) -> None:
         b"",
         "check",
         moment,
+        attachments=(file.file_id,),
     )
+    reserve(connection, file, max_bytes=file.size)
+    finish(connection, file.file_id)
     end = RunEnd(run_id, RunStatus.COMPLETED, new_message_id(), "check", False, moment, b"{}")
     lease = Lease()
     entries = [CreateUser(user_id, moment), RecordMessage(message), EndRun(end)]

@@ -16,6 +16,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from attrs import evolve
 from sqlalchemy import (
     Column,
     Connection,
@@ -27,7 +28,8 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.exc import OperationalError
-from stores.samples import ALICE, BOB, MAIN, PATIENCE, change, end_of, new, page_of
+from stores.file_samples import answering, naming, page, upload
+from stores.samples import ALICE, BOB, MAIN, PATIENCE, change, end_of, new, page_of, record
 
 from netra_trio.errors import DatabaseUnusable, KeyConflict
 from netra_trio.ids import CorrelationId, MessageId, RunId, ThreadId
@@ -401,6 +403,25 @@ async def test_a_downgrade_and_an_upgrade_keep_messages(fresh_url: str) -> None:
     async with store.open():
         page, _ = await page_of(store)
     assert [message.message_id for message in page] == ["msg_1", "msg_2", "msg_3", "msg_4"]
+
+
+async def test_the_schema_before_files_keeps_its_messages(fresh_url: str) -> None:
+    store = SqlStore(fresh_url)
+    async with store.open():
+        file = await upload(store)
+        message = naming(file)
+        await record(store, message)
+        await store.end_run(answering(message, file))
+        before = await page(store)
+    without = [evolve(each, attachments=None, files=None) for each in before]
+    assert without != before
+    change(fresh_url, to("0006"))
+    change(fresh_url, migrate)
+    async with store.open():
+        assert await page(store) == without
+        assert await store.get_file(file.file_id) is None
+        await record(store, naming(await upload(store, file)))
+        assert [each.attachments for each in await page(store)] == [None, None, (file.file_id,)]
 
 
 # Databases that must not be changed

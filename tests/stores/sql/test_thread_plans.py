@@ -1,4 +1,4 @@
-"""The plans of the statements about threads: each uses an index, however many threads there are."""
+"""The plans of the statements about threads and files: each uses an index, for any number."""
 
 import re
 from collections.abc import Callable
@@ -10,9 +10,11 @@ from attrs import evolve
 from sqlalchemy import Connection, event, insert
 from stores.samples import ALICE, MAIN, NOW, change, end_of, new
 
-from netra_trio.ids import MessageId, NodeId, NotificationId, RunId, ThreadId, UserId
+from netra_trio.ids import FileId, MessageId, NodeId, NotificationId, RunId, ThreadId, UserId
 from netra_trio.protocol.messages import HistoryFeedback
 from netra_trio.protocol.rooms import thread_room
+from netra_trio.stores.files import ORPHAN_SECONDS, StoredFile
+from netra_trio.stores.sql import files as sql_files
 from netra_trio.stores.sql import outbox, stops
 from netra_trio.stores.sql import threads as sql_threads
 from netra_trio.stores.sql.batch import Batch
@@ -20,15 +22,24 @@ from netra_trio.stores.sql.entries import EndRun, RecordMessage, StartRun
 from netra_trio.stores.sql.history import read_page
 from netra_trio.stores.sql.known_keys import forget_deleted
 from netra_trio.stores.sql.ownership import run_status
-from netra_trio.stores.sql.schema import deleted_keys, messages, notifications, runs, threads
+from netra_trio.stores.sql.retention import delete_old
+from netra_trio.stores.sql.schema import (
+    deleted_keys,
+    files,
+    message_files,
+    messages,
+    notifications,
+    runs,
+    threads,
+)
 from netra_trio.stores.sql.thread_numbers import ThreadNumbers
 
 ROWS = 3000  # threads, every other one of Alice
 THREAD, ANSWER, RUN = ThreadId("thread-1"), MessageId("msg-1-1"), RunId("run-1")
-LARGE = "threads|messages|question|runs|deleted_keys|notifications"
+LARGE = "threads|messages|runs|deleted_keys|notifications|files|message_files"
 FULL_SCAN = {
-    "sqlite": re.compile(rf"SCAN ({LARGE})$"),
-    "postgresql": re.compile(r"Seq Scan on (threads|messages|runs|deleted_keys|notifications)"),
+    "sqlite": re.compile(rf"SCAN ({LARGE}|question)$"),
+    "postgresql": re.compile(rf"Seq Scan on ({LARGE})"),
 }
 EXPLAIN = {"sqlite": "EXPLAIN QUERY PLAN ", "postgresql": "EXPLAIN "}
 
@@ -93,6 +104,26 @@ def many_rows() -> list[tuple[Any, list[dict[str, Any]]]]:
             ],
         ),
         (
+            files,
+            [
+                {
+                    "file_id": f"file-{n}",
+                    "user_id": ALICE if n < 10 else f"user-{n % 100}",
+                    "name": f"{n}.txt",
+                    "media_type": "text/plain",
+                    "bytes": n,
+                    "sha256": "0" * 64,
+                    "created_at": NOW + n,
+                    "state": "named" if n > 9 else "unnamed",
+                }
+                for n in numbers
+            ],
+        ),
+        (
+            message_files,
+            [{"message": 2 * n, "position": 0, "file_id": f"file-{n}"} for n in numbers if n > 9],
+        ),
+        (
             deleted_keys,
             [
                 {
@@ -135,6 +166,16 @@ def write_batch(connection: Connection) -> None:
     Batch(entries, NodeId("own_x"), ThreadNumbers()).write(connection)
 
 
+def write_files(connection: Connection) -> None:
+    """Write messages that name files, and an answer that does."""
+    named = tuple(FileId(f"file-{n}") for n in range(1, 9, 2))
+    entries = [
+        RecordMessage(evolve(new(), attachments=named)),
+        EndRun(evolve(end_of(new()), run_id=RunId("run-3"), attachments=named)),
+    ]
+    Batch(entries, NodeId("own_x"), ThreadNumbers()).write(connection)
+
+
 WORK: dict[str, Work] = {
     "list": partial(
         sql_threads.list_threads,
@@ -164,6 +205,19 @@ WORK: dict[str, Work] = {
     "delete": partial(sql_threads.delete_thread, user_id=ALICE, thread_id=ThreadId("thread-2001")),
     "history": partial(read_page, user_id=ALICE, thread_id=THREAD, limit=50, before=ANSWER),
     "batch": write_batch,
+    "batch of files": write_files,
+    "reserve file": partial(
+        sql_files.reserve,
+        file=StoredFile(FileId("file-x"), ALICE, "", "text/plain", 1, "0" * 64, NOW),
+        max_bytes=10**9,
+    ),
+    "finish file": partial(sql_files.finish, file_id=FileId("file-1")),
+    "files": partial(sql_files.find, file_ids=[FileId("file-1")]),
+    "bytes of files": partial(sql_files.count_bytes, user_id=ALICE),
+    "due file": partial(sql_files.is_any_due, moment=NOW),
+    "deleted files": partial(sql_files.take_deleted, moment=NOW + ORPHAN_SECONDS + 5),
+    "forget files": partial(sql_files.forget, file_ids=[FileId("file-1"), FileId("file-999")]),
+    "old messages": partial(delete_old, older_than=NOW),
     "old keys": forget_deleted,
     "take": partial(outbox.take_notifications, limit=10, seconds=1.0),
     "due": outbox.is_any_due,
@@ -191,7 +245,7 @@ def plans_of(connection: Connection, work: Work) -> list[str]:
 
 
 @pytest.mark.parametrize("is_analyzed", [True, False])
-def test_every_statement_about_threads_uses_an_index(url: str, is_analyzed: bool) -> None:
+def test_every_statement_uses_an_index(url: str, is_analyzed: bool) -> None:
     """Also without statistics: nothing runs ANALYZE for SQLite."""
 
     def look(connection: Connection) -> dict[str, list[str]]:
