@@ -44,6 +44,7 @@ SANS_IO = {
     "endpoints.doors.vercel_request",
     "endpoints.doors.vercel_stream",
     "protocol.admin",
+    "protocol.binary",
     "protocol.codec",
     "protocol.codes",
     "protocol.compact",

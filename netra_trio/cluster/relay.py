@@ -11,7 +11,9 @@ import trio
 
 from netra_trio.cluster.link import Link
 from netra_trio.errors import MessageTooBig, TransportClosed
+from netra_trio.protocol.binary import BinaryFrame
 from netra_trio.protocol.codes import ABNORMAL, CloseCode
+from netra_trio.protocol.fields import JsonObject
 from netra_trio.transports.base import SendFramed, Transport
 
 FRAMES, TEXT, BINARY, ALIVE = "frames", "text", "binary", "alive"
@@ -59,7 +61,10 @@ class RelayTransport:
 
     async def send(self, frames: Sequence[bytes], *, ping: bool = False) -> bool:
         """Send text messages; return whether the client does not keep up."""
-        header = {"sizes": [len(frame) for frame in frames], "ping": ping}
+        header: JsonObject = {"sizes": [len(frame) for frame in frames], "ping": ping}
+        binary = [place for place, frame in enumerate(frames) if type(frame) is BinaryFrame]
+        if binary:
+            header["binary"] = binary
         return await self._link.send(FRAMES, header, b"".join(frames))
 
     @property
@@ -103,7 +108,7 @@ async def _pass_to_client(transport: Transport, link: Link) -> None:
             await transport.close(CloseCode.RESTART, "owner_gone")
             return
         if part.kind == FRAMES:
-            await transport.send(_split(part.data, part.header["sizes"]), ping=part.header["ping"])
+            await transport.send(_split(part.data, part.header), ping=part.header["ping"])
         elif part.kind == CLOSE:
             await transport.close(part.header["code"], part.header["reason"])
             return
@@ -139,9 +144,11 @@ async def _tell_closed(link: Link, closed: TransportClosed) -> None:
         return
 
 
-def _split(data: bytes, sizes: Sequence[int]) -> list[bytes]:
+def _split(data: bytes, header: JsonObject) -> list[bytes]:
     frames, start = [], 0
-    for size in sizes:
+    for size in header["sizes"]:
         frames.append(data[start : start + size])
         start += size
+    for place in header.get("binary", ()):
+        frames[place] = BinaryFrame(frames[place])
     return frames

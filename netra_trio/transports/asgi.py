@@ -11,6 +11,7 @@ from typing import Any
 import trio
 
 from netra_trio.errors import MessageTooBig, TransportClosed
+from netra_trio.protocol.binary import BinaryFrame
 from netra_trio.protocol.codes import NO_STATUS
 from netra_trio.transports.base import SendFramed
 from netra_trio.transports.byte_stream import LAG_SECONDS
@@ -104,7 +105,9 @@ class AsgiTransport:
                 await self._put({"type": "netra_trio.ping"})
         else:
             for frame in frames:
-                await self._put({"type": "websocket.send", "text": frame.decode()})
+                is_binary = type(frame) is BinaryFrame
+                data = {"bytes": bytes(frame)} if is_binary else {"text": frame.decode()}
+                await self._put({"type": "websocket.send", **data})
         return trio.current_time() - begun > LAG_SECONDS
 
     @property

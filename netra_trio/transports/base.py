@@ -53,6 +53,8 @@ class Transport(Protocol):
     async def send(self, frames: Sequence[bytes], *, ping: bool = False) -> bool:
         """Send text messages (UTF-8), in one write where the transport can.
 
+        A `BinaryFrame` among them is sent as a binary message, in its place.
+
         With `ping`, a protocol ping follows them where the transport can send one.
 
         Returns whether the write had to wait for the peer, which then does not keep up.

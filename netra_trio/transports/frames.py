@@ -7,10 +7,13 @@ b'\x81\x02hi'
 from collections.abc import Sequence
 from functools import lru_cache
 
+from netra_trio.protocol.binary import BinaryFrame
+
 _SHORT, _MEDIUM = 125, 0xFFFF  # the longest payloads of the 7-bit and the 16-bit length
 HEADERS = 512  # that are kept: the sizes of nearly all frames
 
 _TEXT = 0x1
+_BINARY = 0x2
 _FINAL = 0x80  # FIN: the last frame of its message
 
 
@@ -25,13 +28,18 @@ def text_frame(payload: bytes) -> bytes:
 
 
 def frames(opcode: int, payloads: Sequence[bytes]) -> bytes:
-    """Return one frame for each payload, joined."""
+    """Return one frame for each payload, joined; a `BinaryFrame` becomes a binary frame."""
     if len(payloads) == 1:
-        return _header(opcode, len(payloads[0])) + payloads[0]
+        payload = payloads[0]
+        return _header(_opcode_of(payload, opcode), len(payload)) + payload
     parts: list[bytes] = []
     for payload in payloads:
-        parts += _header(opcode, len(payload)), payload
+        parts += _header(_opcode_of(payload, opcode), len(payload)), payload
     return b"".join(parts)
+
+
+def _opcode_of(payload: bytes, opcode: int) -> int:
+    return _BINARY if type(payload) is BinaryFrame else opcode
 
 
 @lru_cache(maxsize=HEADERS)

@@ -167,6 +167,8 @@ class MemoryClient:
     async def receive(self) -> bytes:
         """Wait for a text frame, as UTF-8; protocol pings are counted in `pings`.
 
+        A binary frame of the server is a `BinaryFrame`.
+
         Raises:
             TransportClosed: If the server closed, with its code, or the connection was cut.
         """

@@ -7,6 +7,7 @@ from trio.testing import MockClock
 
 from netra_trio.cluster.relay import RelayTransport, relay
 from netra_trio.errors import MessageTooBig, TransportClosed
+from netra_trio.protocol.binary import BinaryFrame
 from netra_trio.transports.memory import memory_pair
 
 
@@ -19,6 +20,11 @@ async def test_frames_pass_both_ways(autojump_clock: MockClock) -> None:
         await owner.accept()
         assert not await owner.send([b"one", "zwö".encode()])
         assert [await client.receive() for _ in range(2)] == [b"one", "zwö".encode()]
+        await owner.send([b"one", BinaryFrame(b"\xff\x00"), b"two", BinaryFrame(b"")])
+        frames = [await client.receive() for _ in range(4)]
+        assert frames == [b"one", b"\xff\x00", b"two", b""]
+        kinds = [isinstance(frame, BinaryFrame) for frame in frames]
+        assert kinds == [False, True, False, True]
         await client.send("téxt")
         await client.send(b"\x00binary")
         await client.pong()

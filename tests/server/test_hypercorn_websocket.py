@@ -32,6 +32,7 @@ from support.stock_host import (
 from trio.testing import MockClock
 
 from netra_trio.errors import TransportClosed
+from netra_trio.protocol.binary import BinaryFrame
 from netra_trio.server.hypercorn.writer import SocketWriter
 
 # --- sends
@@ -144,6 +145,7 @@ async def test_cancelling_at_the_send_lock_keeps_the_connection() -> None:
 
 async def test_a_batch_is_one_write_of_separate_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = [b'{"n":1}', '{"text":"é"}'.encode(), b'"' + b"x" * 300 + b'"', b"y" * 70_000]
+    frames += [BinaryFrame(b"\xff\x00"), b"after"]
     writes: list[int] = []
     write = SocketWriter.write
 
@@ -162,7 +164,9 @@ async def test_a_batch_is_one_write_of_separate_frames(monkeypatch: pytest.Monke
 
     async with serving(sends) as server:
         peer = await server.upgraded()
-        assert [await peer.frame() for _ in frames] == [(TEXT, item) for item in frames]
+        kinds = [BINARY if isinstance(item, BinaryFrame) else TEXT for item in frames]
+        received = [await peer.frame() for _ in frames]
+        assert received == list(zip(kinds, frames, strict=True))
         assert len(writes) == 1
         await peer.stream.aclose()
 

@@ -16,6 +16,7 @@ from netra_trio import create_app
 from netra_trio.agents.demo.echo import echo
 from netra_trio.config.settings import Settings
 from netra_trio.errors import MessageTooBig, SettingsError, TransportClosed
+from netra_trio.protocol.binary import BinaryFrame
 from netra_trio.server.application import Application
 from netra_trio.transports.asgi import AsgiTransport
 
@@ -58,12 +59,13 @@ async def test_each_frame_is_a_message_without_the_extension() -> None:
     call = Call.make()
     transport = call.transport()
     await transport.accept()
-    await transport.send([b"1", b"2"], ping=True)
+    await transport.send([b"1", BinaryFrame(b"\xff"), b"2"], ping=True)
     await transport.close(4401, "token_expired")
-    sent = [call.from_app.receive_nowait() for _ in range(4)]
+    sent = [call.from_app.receive_nowait() for _ in range(5)]
     assert sent == [
         {"type": "websocket.accept", "subprotocol": "netra.v1"},
         {"type": "websocket.send", "text": "1"},
+        {"type": "websocket.send", "bytes": b"\xff"},
         {"type": "websocket.send", "text": "2"},
         {"type": "websocket.close", "code": 4401, "reason": "token_expired"},
     ]

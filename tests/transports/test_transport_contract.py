@@ -20,6 +20,7 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
 from netra_trio.errors import MessageTooBig, TransportClosed
+from netra_trio.protocol.binary import BinaryFrame
 from netra_trio.transports import byte_stream
 from netra_trio.transports.base import Transport
 from netra_trio.transports.byte_stream import TrioByteStream
@@ -48,7 +49,7 @@ class Peer(Protocol):
         ...
 
     async def receive(self) -> bytes:
-        """Wait for a text frame; raise `TransportClosed` with the code at the end."""
+        """Wait for a text frame, or a `BinaryFrame`; raise `TransportClosed` with the code."""
         ...
 
     async def close(self, code: int) -> None:
@@ -124,7 +125,7 @@ class WsprotoPeer:
         await self._say(Pong())
 
     async def receive(self) -> bytes:
-        text = ""
+        text, data = "", b""
         while True:
             event = await self._next()
             if isinstance(event, Ping):
@@ -138,6 +139,10 @@ class WsprotoPeer:
                 text += event.data
                 if event.message_finished:
                     return text.encode()
+            elif isinstance(event, BytesMessage):
+                data += event.data
+                if event.message_finished:
+                    return BinaryFrame(data)
 
     async def close(self, code: int) -> None:
         await self._say(CloseConnection(code))
@@ -316,6 +321,20 @@ async def test_frames_are_sent_in_order(autojump_clock: MockClock, ends: Ends) -
     await transport.send([])
     await transport.send([b"3"])
     assert [await peer.receive() for _ in range(4)] == [b"1", b"2", FRAME, b"3"]
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\x00", FRAME, b"x" * 300])
+async def test_binary_frames_are_sent_between_text_frames(
+    autojump_clock: MockClock, ends: Ends, data: bytes
+) -> None:
+    transport, peer = ends
+    await transport.accept()
+    await transport.send([b"1", BinaryFrame(data), b"2", BinaryFrame(b"3")])
+    await transport.send([BinaryFrame(data)])
+    received = [await peer.receive() for _ in range(5)]
+    assert received == [b"1", data, b"2", b"3", data]
+    kinds = [isinstance(frame, BinaryFrame) for frame in received]
+    assert kinds == [False, True, False, True, True]
 
 
 async def test_a_ping_reaches_the_peer(autojump_clock: MockClock, ends: Ends) -> None:
