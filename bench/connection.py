@@ -26,6 +26,7 @@ OPENING_SECONDS = 30.0  # for a connection to be established; a longer time is a
 CLOSING_SECONDS = 5.0  # for a server to answer a close
 
 _FINAL = 0x80
+_NUMBER = b'"seq":'
 _NORMAL = (1000).to_bytes(2, "big")
 
 
@@ -72,12 +73,14 @@ class Counters:
     Attributes:
         events: Frames that contain an event.
         numbers: Sequence numbers of those events: more than events if the server merged some.
+        wire_bytes: Bytes received on all connections, the heads of frames included.
         connections: The established connections.
         fault: The first failure.
     """
 
     events: int = 0
     numbers: int = 0
+    wire_bytes: int = 0
     connections: "set[Connection]" = field(factory=set)
     fault: "asyncio.Future[str]" = field(factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -187,6 +190,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Handle received bytes: count the events in them, and acknowledge if it is time."""
+        self._counters.wire_bytes += len(data)
         data = self._rest + data if self._rest else data
         position = 0 if self._is_upgraded else self._upgrade(data)
         if not self._is_upgraded:
@@ -211,11 +215,14 @@ class Connection(asyncio.Protocol):
 
     def _note_number(self, data: bytes, start: int, end: int) -> None:
         """Note the number of the last event in the received bytes."""
-        found = data.rfind(b'"seq":', start, end)
-        if found < 0:
-            self._fail(f"an event without a number: {data[start:end]!r}")
-            return
-        seq = int(data[found + 6 : end].partition(b",")[0].rstrip(b"}"))
+        if data.startswith(b"[", start):  # a compact delta
+            found = start
+        else:
+            found = data.rfind(_NUMBER, start, end) + len(_NUMBER) - 1
+            if found < start:
+                self._fail(f"an event without a number: {data[start:end]!r}")
+                return
+        seq = int(data[found + 1 : end].partition(b",")[0].rstrip(b"}"))
         self._counters.numbers += seq - self.seen
         self.seen = seq
         if seq - self._acknowledged >= ACK_EVENTS:

@@ -29,6 +29,7 @@ class Dialect:
         numbers: Whether events have sequence numbers.
         acknowledges: Whether the client acknowledges events.
         engine_io: Whether frames are wrapped as Engine.IO and Socket.IO packets.
+        compact: Whether deltas are arrays: a number, and a text.
     """
 
     target: str
@@ -37,11 +38,17 @@ class Dialect:
     numbers: bool = False
     acknowledges: bool = False
     engine_io: bool = False
+    compact: bool = False
     delta: bytes = field(init=False)
 
     @delta.default
     def _delta(self) -> bytes:
-        return self.prefix + b'partial_result"'
+        return b"[" if self.compact else self.prefix + b'partial_result"'
+
+    @property
+    def before_content(self) -> bytes:
+        """The bytes before the content of a delta."""
+        return b',"' if self.compact else b'"content":"'
 
     def message(self, kind: str, payload: Mapping[str, Any], key: str | None = None) -> bytes:
         """Return the payload of a frame with a message; `key` is its correlation id."""
@@ -80,6 +87,9 @@ _PLAIN = Dialect("/ws?token={token}")
 
 DIALECTS: Mapping[str, Dialect] = {
     "netra": evolve(_PLAIN, subprotocol="netra.v1", numbers=True, acknowledges=True),
+    "netra-v2": evolve(
+        _PLAIN, subprotocol="netra.v2", numbers=True, acknowledges=True, compact=True
+    ),
     "netra-plain": evolve(_PLAIN, numbers=True),
     "plain": _PLAIN,
     "socketio": Dialect(

@@ -34,6 +34,7 @@ FIGURES: Mapping[str, Figure] = {
     "runs": Figure("runs side by side", digits=0, more_is_better=True),
     "cpu_us": Figure("CPU µs per {unit}"),
     "all_cpu_us": Figure("CPU µs per {unit}, with Valkey", otherwise="cpu_us"),
+    "wire_bytes": Figure("bytes received per {unit}"),
     "per_second": Figure("{unit}s/s", digits=0, more_is_better=True),
     "p50_ms": Figure("p50 ms", digits=2),
     "p99_ms": Figure("p99 ms", digits=2),

@@ -28,8 +28,6 @@ ATTEMPTS = 2  # windows in which a number of runs has to miss the limit: one may
 
 EXTRA_SECONDS = 0.5  # that runs last beyond the window: messages may arrive late
 
-_CONTENT = b'"content":"'
-
 
 @frozen
 class Probe:
@@ -70,6 +68,7 @@ class PacedRuns:
 
     def __init__(self, load: Load) -> None:
         self._load = load
+        self._before = load.target.dialect.before_content
         self._connections: list[Connection] = []
         self._seconds: list[float] = []
         self._unfinished = 0
@@ -127,7 +126,7 @@ class PacedRuns:
     def _on_delta(self, data: bytes, start: int, end: int) -> None:
         """Note the latency of each token of a delta: several, if the server merged some."""
         now = time.monotonic()
-        begin = data.find(_CONTENT, start, end) + len(_CONTENT)
+        begin = data.find(self._before, start, end) + len(self._before)
         content = data[begin : data.index(b'"', begin)]
         self._seconds += [now - float(due) for due in content.split()]
 

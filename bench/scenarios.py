@@ -67,6 +67,7 @@ class Window:
         own_cpu: CPU time of the load.
         events: Frames with an event.
         numbers: Sequence numbers of those events.
+        wire_bytes: Bytes that the load received.
         valkey_cpu: CPU time of the server's Valkey; None if it has none.
         spread: The connections of the busiest process over those of the least busy one; None for
             a server with one process.
@@ -77,12 +78,17 @@ class Window:
     own_cpu: float
     events: int
     numbers: int
+    wire_bytes: int
     valkey_cpu: float | None = None
     spread: float | None = None
 
     def costs(self, units: int) -> dict[str, float]:
-        """Return CPU time per unit, units per second, and how the connections are spread."""
-        figures = {"cpu_us": self.cpu / units * 1e6, "per_second": units / self.seconds}
+        """Return CPU time and bytes per unit, units per second, and the spread of connections."""
+        figures = {
+            "cpu_us": self.cpu / units * 1e6,
+            "wire_bytes": self.wire_bytes / units,
+            "per_second": units / self.seconds,
+        }
         if self.valkey_cpu is not None:
             figures["all_cpu_us"] = (self.cpu + self.valkey_cpu) / units * 1e6
         if self.spread is not None:
@@ -156,6 +162,7 @@ class Load:
         """Let the load run for a time, and return the activity."""
         counters = self.counters
         started, events, numbers = perf_counter(), counters.events, counters.numbers
+        wire_bytes = counters.wire_bytes
         valkey = self._valkey_seconds()
         cpu, own = cpu_seconds(self.pid), time.process_time()
         await self.run_for(seconds)
@@ -165,6 +172,7 @@ class Load:
             seconds=perf_counter() - started,
             events=counters.events - events,
             numbers=counters.numbers - numbers,
+            wire_bytes=counters.wire_bytes - wire_bytes,
             valkey_cpu=None if valkey is None else (self._valkey_seconds() or 0.0) - valkey,
             spread=self._spread(),
         )

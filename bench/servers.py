@@ -116,6 +116,16 @@ SERVERS: Mapping[str, Kind] = {
         rooms=_ROOMS,
         has_checkouts=True,
     ),
+    "netra-v2": Kind(
+        "the same command, with clients of `netra.v2`: compact deltas",
+        _serve("bench.peers.netra"),
+        dialect="netra-v2",
+        only_full=True,
+        resumes=True,
+        rooms=_ROOMS,
+        has_checkouts=True,
+        bases=(NETRA,),
+    ),
     BROKER: Kind(
         "the same command with a Valkey, to which it copies its sessions",
         _serve("bench.peers.netra"),

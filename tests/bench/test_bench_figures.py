@@ -65,8 +65,8 @@ def test_the_cpu_of_a_valkey_is_compared_with_servers_that_have_none() -> None:
 
 
 def test_the_costs_of_a_window() -> None:
-    window = Window(seconds=2.0, cpu=0.5, own_cpu=0.0, events=100, numbers=100)
-    assert window.costs(100) == {"cpu_us": 5000.0, "per_second": 50.0}
+    window = Window(seconds=2.0, cpu=0.5, own_cpu=0.0, events=100, numbers=100, wire_bytes=20_000)
+    assert window.costs(100) == {"cpu_us": 5000.0, "wire_bytes": 200.0, "per_second": 50.0}
     more = evolve(window, valkey_cpu=0.25, spread=1.5)
     assert more.costs(100) == {**window.costs(100), "all_cpu_us": 7500.0, "spread": 1.5}
 

@@ -73,12 +73,12 @@ def target_of(port: int) -> Target:
 
 @pytest.mark.parametrize(("p99", "passes"), [(0.05, True), (0.0501, False)])
 def test_the_limit_and_one_step_beyond(p99: float, passes: bool) -> None:
-    window = Window(seconds=1.0, cpu=0.1, own_cpu=0.1, events=100, numbers=0)
+    window = Window(seconds=1.0, cpu=0.1, own_cpu=0.1, events=100, numbers=0, wire_bytes=0)
     assert Probe(5, window, [p99] * 100).is_within(50) is passes
 
 
 def test_a_probe_fails_without_tokens_or_with_runs_that_ended() -> None:
-    window = Window(seconds=1.0, cpu=0.1, own_cpu=0.1, events=0, numbers=0)
+    window = Window(seconds=1.0, cpu=0.1, own_cpu=0.1, events=0, numbers=0, wire_bytes=0)
     assert not Probe(5, window, []).is_within(50)
     assert not Probe(5, window, [0.001], ended=1).is_within(50)
 
