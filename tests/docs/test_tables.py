@@ -23,6 +23,7 @@ from netra_trio.config.settings import TABLE, Settings
 from netra_trio.endpoints.paths import ENDPOINTS
 from netra_trio.protocol.codes import ERRORS, CloseCode, EndReason, ErrorCode
 from netra_trio.stores.base import Store
+from netra_trio.stores.files import FileStore
 from netra_trio.stores.notifications import NotificationStore
 from netra_trio.stores.threads import ThreadStore
 from netra_trio.telemetry.events import TelemetryEvent, logged_fields
@@ -222,7 +223,7 @@ def test_the_methods_of_a_store() -> None:
     documented = {
         re.split(r"\W", bare(row[0]))[0] for row in table_of(DOCS / "stores.md", "Method")
     }
-    parts = (Store, ThreadStore, NotificationStore)
+    parts = (Store, ThreadStore, NotificationStore, FileStore)
     assert documented == {name for part in parts for name in methods_of(part)}
 
 
