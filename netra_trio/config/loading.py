@@ -104,6 +104,10 @@ def describe(loaded: Loaded) -> list[tuple[str, str, str, str]]:
     ]
 
 
+_IN_MEMORY = frozenset({None, "sqlite://", "sqlite:///", "sqlite:///:memory:"})
+"""The values of DATABASE_URL that name no file and no server."""
+
+
 @define
 class _Files:
     """What the secret files contain, by the variable of the secret."""
@@ -164,8 +168,13 @@ def _accepted_algorithms(settings: Settings) -> tuple[str, ...]:
     return default_algorithms(has_secret=has_secret, has_keys=settings.has_public_keys)
 
 
-def _files_url(settings: Settings, directory: Path) -> str:
-    """Return where files are kept; a relative folder begins at `directory`."""
+def _files_url(settings: Settings, directory: Path) -> str | None:
+    """Return where files are kept; a relative folder begins at `directory`.
+
+    None if that is not set, and the rows of the files end with the process.
+    """
+    if settings.files_url is None and settings.database_url in _IN_MEMORY:
+        return None
     url = FILES_FOLDER if settings.files_url is None else settings.files_url
     return url if url.startswith(S3_SCHEME) else str(directory.absolute() / url)
 

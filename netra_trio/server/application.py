@@ -24,7 +24,7 @@ from netra_trio.auth.tokens import TokenVerifier
 from netra_trio.broker.base import Backend, Published
 from netra_trio.broker.valkey.choice import backend_of
 from netra_trio.config.loading import load
-from netra_trio.config.settings import Settings
+from netra_trio.config.settings import FILES_FOLDER, Settings
 from netra_trio.endpoints.answer import Answer
 from netra_trio.endpoints.chat_page import Asset, read_page
 from netra_trio.endpoints.checks import AcceptedUpgrade
@@ -336,9 +336,12 @@ def create_app(
     """
     if agents is not None and not agents:
         raise ValueError("agents: expected at least one, got none")
+    files_url = None if settings is None else settings.files_url
     if settings is None:
         loaded = load(os.environ, directory=Path.cwd())
         settings = loaded.settings
+        if loaded.sources["FILES_URL"] != "default":
+            files_url = settings.files_url
         for warning in loaded.warnings:
             _log.warning("setting", warning=warning)
     if store is None:
@@ -358,7 +361,7 @@ def create_app(
         more_instruments=_traces(),
         backend=backend,
         may=rooms,
-        storage=storage_of(settings.files_url),
+        storage=_storage_of(files_url, store),
     )
 
 
@@ -369,6 +372,16 @@ def _traces() -> tuple[Instrument, ...]:
     from netra_trio.telemetry.traces import Traces  # noqa: PLC0415 - an optional dependency
 
     return (Traces(),)
+
+
+def _storage_of(url: str | None, store: Store) -> FileStorage:
+    """Return where the content of files is kept; without a URL, for as long as their rows are."""
+    is_in_memory = isinstance(store, MemoryStore) or (
+        isinstance(store, SqlStore) and store.database.is_in_memory
+    )
+    if url is None and not is_in_memory:
+        url = str(Path.cwd() / FILES_FOLDER)
+    return storage_of(url)
 
 
 def _store_of(settings: Settings) -> Store:

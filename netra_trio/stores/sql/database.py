@@ -70,6 +70,9 @@ class Database:
         statement_seconds: After this time PostgreSQL cancels a statement, unless the URL sets
             another limit. SQLite has no such limit.
 
+    Attributes:
+        is_in_memory: Whether it is in this process's memory.
+
     Raises:
         DatabaseUnusable: If it can never work: the folder of an SQLite file is missing, or the URL
             has an unknown option.
@@ -78,16 +81,16 @@ class Database:
     def __init__(self, url: str, *, statement_seconds: int = STATEMENT_SECONDS) -> None:
         self.url = _normal(make_url(url))
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        in_memory = is_in_memory(url)
+        self.is_in_memory = is_in_memory(url)
         file = database_file(url)
         if self.is_sqlite:
             _check_options(self.url)
         if file is not None:
             _check_file(file)
-        self._limiter = trio.CapacityLimiter(1 if in_memory else CONNECTIONS)
-        self._writers = self._limiter if in_memory else trio.CapacityLimiter(WRITERS)
+        self._limiter = trio.CapacityLimiter(1 if self.is_in_memory else CONNECTIONS)
+        self._writers = self._limiter if self.is_in_memory else trio.CapacityLimiter(WRITERS)
         if self.is_sqlite:
-            pool: dict[str, Any] = {"poolclass": StaticPool} if in_memory else _POOL
+            pool: dict[str, Any] = {"poolclass": StaticPool} if self.is_in_memory else _POOL
             self.engine = create_engine(
                 self.url,
                 connect_args={"timeout": STATEMENT_SECONDS, "check_same_thread": False},
