@@ -434,7 +434,8 @@ class Settings:
             "FILES_URL",
             FilesUrl(),
             f"where the files of users are kept; {FILES_FOLDER} in the working directory by "
-            "default, a temporary folder if the database is in memory; several nodes need a folder that all of them share, or S3",
+            "default, a temporary folder if the database is in memory; several nodes need a folder "
+            "that all of them share, or S3",
         ),
     )
     files_max_bytes: int = field(
