@@ -14,7 +14,7 @@ from netra_trio.errors import MessageTooBig, TransportClosed
 from netra_trio.protocol.binary import BinaryFrame
 from netra_trio.protocol.codes import ABNORMAL, CloseCode
 from netra_trio.protocol.fields import JsonObject
-from netra_trio.transports.base import SendFramed, Transport
+from netra_trio.transports.base import SendShared, Transport
 
 FRAMES, TEXT, BINARY, ALIVE = "frames", "text", "binary", "alive"
 CLOSE, CLOSED, TOO_BIG = "close", "closed", "too_big"
@@ -68,7 +68,7 @@ class RelayTransport:
         return await self._link.send(FRAMES, header, b"".join(frames))
 
     @property
-    def send_framed(self) -> SendFramed | None:
+    def send_shared(self) -> SendShared | None:
         """Not supported."""
         return None
 

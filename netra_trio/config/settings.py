@@ -191,6 +191,14 @@ class Settings:
             "MESSAGE_TOO_LARGE, and close code 1009 beyond 16 times that",
         ),
     )
+    compression: bool = field(
+        default=False,
+        metadata=_row(
+            "WEBSOCKET_COMPRESSION",
+            Flag(),
+            "compress messages of 1 KiB or more with clients that offer it (permessage-deflate)",
+        ),
+    )
     heartbeat_interval_ms: int = field(
         default=30_000,
         metadata=_row(

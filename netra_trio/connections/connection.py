@@ -23,7 +23,8 @@ from netra_trio.rooms.feed import RoomFeed
 from netra_trio.services import Services
 from netra_trio.sessions.session import Session
 from netra_trio.telemetry.metrics import Metrics
-from netra_trio.transports.base import SendFramed, Sent, Transport
+from netra_trio.transports.base import SendShared, Sent, Transport
+from netra_trio.transports.frames import SharedPayload
 
 CLOSE_WAIT = 2.0  # seconds for the peer to reply to the close frame: two slow round trips
 
@@ -164,8 +165,8 @@ class Connection:
 
     def open_rooms(self) -> RoomFeed:
         """Return the feed of its rooms."""
-        session, send_framed = self.session, self.transport.send_framed
-        send_now = None if send_framed is None else partial(self._send_now, send_framed)
+        session, send_shared = self.session, self.transport.send_shared
+        send_now = None if send_shared is None else partial(self._send_now, send_shared)
         return self.outgoing.open_rooms(
             self.services.rooms, session.user.id, session.id, send_now, self._permissions
         )
@@ -173,9 +174,9 @@ class Connection:
     def _permissions(self) -> frozenset[str]:
         return self.identity.permissions
 
-    def _send_now(self, send_framed: SendFramed, framed: bytes) -> bool:
+    def _send_now(self, send_shared: SendShared, frame: SharedPayload) -> bool:
         """Send a frame without the writer, if no frame is waiting; return whether it was sent."""
-        sent = send_framed(framed)
+        sent = send_shared(frame)
         if sent is Sent.NOTHING:
             return False
         self.frames_out += 1

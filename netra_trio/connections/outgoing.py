@@ -21,6 +21,7 @@ from netra_trio.ids import SessionId, UserId
 from netra_trio.rooms.feed import RoomFeed
 from netra_trio.rooms.rooms import Rooms
 from netra_trio.sessions.event_feed import EventFeed
+from netra_trio.transports.frames import SharedPayload
 
 CONTROL_FRAMES = 64  # of at most 2 KiB each; if the channel is full, the reader waits
 CONTROL_BYTES = 2048  # a larger frame uses the channel for large replies
@@ -124,7 +125,7 @@ class Outgoing:
         rooms: Rooms,
         user_id: UserId,
         session_id: SessionId,
-        send_now: Callable[[bytes], bool] | None,
+        send_now: Callable[[SharedPayload], bool] | None,
         permissions: Callable[[], Collection[str]],
     ) -> RoomFeed:
         """Return the feed of the rooms of this connection, which is closed with it."""

@@ -16,7 +16,7 @@ from netra_trio.ids import NodeId, SessionId
 from netra_trio.protocol.codec import encode_payload
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import PartialResult
-from netra_trio.transports.frames import text_frame
+from netra_trio.transports.frames import SharedPayload
 
 ROOM_EVENT = "room_event"
 _DELTA = b'{"type":"%b"' % PartialResult.TYPE.encode()
@@ -114,12 +114,7 @@ class RoomEvent:
         return self.data.startswith(_DELTA)
 
     @cached_property
-    def framed(self) -> bytes:
-        """The WebSocket frame, the same one for all members."""
-        return text_frame(self.frame)
-
-    @cached_property
-    def frame(self) -> bytes:
+    def frame(self) -> SharedPayload:
         """The frame, the same one for all members."""
         payload: JsonObject = {
             "room": self.room,
@@ -130,4 +125,4 @@ class RoomEvent:
         }
         if self.offset_from is not None:
             payload["offset_from"] = self.offset_from
-        return encode_payload(ROOM_EVENT, payload, self.timestamp)
+        return SharedPayload(encode_payload(ROOM_EVENT, payload, self.timestamp))

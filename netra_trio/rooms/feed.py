@@ -27,6 +27,7 @@ from netra_trio.protocol.problem import Refused, problem
 from netra_trio.protocol.rooms import PresenceChange, RoomGap
 from netra_trio.rooms.event import RoomEvent
 from netra_trio.telemetry.metrics import Metrics
+from netra_trio.transports.frames import SharedPayload
 
 FEED_EVENTS = 1000  # docs/protocol.md, Rooms: over all rooms of a connection
 FEED_BYTES = 1024 * 1024  # of these events together
@@ -158,8 +159,8 @@ class RoomFeed:
         wake: Wakes the writer, because the queue has a frame.
         wall_clock: Returns Unix seconds.
         metrics: Counts the events.
-        send_now: Sends a WebSocket frame at once and returns whether it was sent; None where
-            that is not possible.
+        send_now: Sends a frame at once and returns whether it was sent; None where that is not
+            possible.
         direct: Bounds the frames that are sent in this way, for all feeds of the process.
         permissions: Returns the permissions of the newest token of the connection.
 
@@ -180,7 +181,7 @@ class RoomFeed:
         wake: Callable[[], None],
         wall_clock: Callable[[], float],
         metrics: Metrics,
-        send_now: Callable[[bytes], bool] | None = None,
+        send_now: Callable[[SharedPayload], bool] | None = None,
         direct: DirectSends | None = None,
         permissions: Callable[[], Collection[str]] = frozenset,
     ) -> None:
@@ -291,7 +292,7 @@ class RoomFeed:
         if self._send_now is None or self._queue or self._gaps or direct.left <= 0:
             return False
         direct.left -= 1
-        if not self._send_now(event.framed):
+        if not self._send_now(event.frame):
             return False
         self._metrics.room_events["delivered"] += 1
         return True

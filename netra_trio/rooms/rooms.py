@@ -34,6 +34,7 @@ from netra_trio.rooms.room import Room
 from netra_trio.rooms.snapshot import TakeSnapshot
 from netra_trio.rooms.tasks import start_contained
 from netra_trio.telemetry.metrics import Metrics
+from netra_trio.transports.frames import SharedPayload
 
 KICKS = ":kicks"  # an internal room: clients cannot name it
 DELIVERED = 1000  # to members, before other tasks of the process run
@@ -138,7 +139,7 @@ class Rooms:
         session_id: SessionId,
         *,
         wake: Callable[[], None],
-        send_now: Callable[[bytes], bool] | None = None,
+        send_now: Callable[[SharedPayload], bool] | None = None,
         permissions: Callable[[], Collection[str]] = frozenset,
     ) -> RoomFeed:
         """Return the feed of a connection; when it is closed, the connection leaves all rooms.

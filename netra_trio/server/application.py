@@ -55,6 +55,7 @@ from netra_trio.telemetry.metrics import Metrics
 from netra_trio.telemetry.otlp import is_installed
 from netra_trio.transports.asgi import Message, Receive, Send
 from netra_trio.transports.base import Transport
+from netra_trio.transports.deflate import Compression
 
 DEMO_AGENTS: Mapping[str, Agent] = {
     "demo": with_options(
@@ -94,6 +95,7 @@ class Application:
         settings: Its settings.
         wall_clock: Returns Unix seconds.
         instruments: Receive its telemetry.
+        compression: The compression that it offers to clients; None for none.
         group: The workers that this process is one of, set before it runs; None for one process.
         terminate: Ends this process as SIGTERM does, which drains it; None where something else
             decides when it ends. Then it only drains, if an administrator asks for it.
@@ -116,6 +118,7 @@ class Application:
         self.settings = settings
         metrics = Metrics(tuple(agents), (*ENDPOINTS, *door_paths(settings.doors)))
         self.instruments = Instruments(metrics, more_instruments)
+        self.compression = Compression(metrics.note_compressed) if settings.compression else None
         self.wall_clock = wall_clock
         self.group: WorkerGroup | None = None
         self.terminate: Callable[[], None] | None = None

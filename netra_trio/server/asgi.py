@@ -21,6 +21,7 @@ from netra_trio.server.hypercorn.install import prepare_stock_host
 from netra_trio.telemetry.watchdog import LoopWatchdog
 from netra_trio.transports.asgi import EXTENSION, AsgiTransport, Message, Receive, Send
 from netra_trio.transports.base import Transport
+from netra_trio.transports.deflate import Compression
 
 _log = structlog.get_logger(__name__)
 
@@ -29,6 +30,7 @@ class Served(Protocol):
     """The application, as the ASGI interface uses it."""
 
     settings: Settings
+    compression: Compression | None
 
     @property
     def node(self) -> Node:
@@ -88,7 +90,7 @@ class AsgiAdapter:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()  # lifespan.startup
-        prepare_stock_host(self._app.settings)
+        prepare_stock_host(self._app.settings, self._app.compression)
         try:
             await self._run(receive, send)
         except trio.Cancelled:

@@ -34,7 +34,7 @@ class Listeners:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         turns = Turns()
-        self._http = HttpHost(app, app.settings, turns)
+        self._http = HttpHost(app, app.settings, turns, app.compression)
         handler = SocketHandler(app, self._http, turns, tls)
         self._listeners = [Listener(sock, handler.serve, app.instruments.note) for sock in socks]
 

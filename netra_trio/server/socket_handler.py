@@ -115,12 +115,16 @@ class SocketHandler:
 
         def transport(accepted: AcceptedUpgrade) -> WebSocketTransport:
             key = headers[b"sec-websocket-key"][0]
+            compression = self._app.compression
+            deflate = None if compression is None else compression.agree(headers)
+            extension = None if deflate is None else deflate.response
             return WebSocketTransport(
                 stream,
-                response=accepting(key, accepted.subprotocol),
+                response=accepting(key, accepted.subprotocol, extension),
                 max_bytes=self._app.settings.hard_message_size,
                 before=head.rest,
                 turns=self._turns,
+                deflate=deflate,
             )
 
         await self._turns.take()  # many upgrades that come at once must not delay other tasks

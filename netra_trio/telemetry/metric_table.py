@@ -130,6 +130,16 @@ METRICS: tuple[Metric, ...] = (
         "type",
     ),
     _row(
+        "counter",
+        "messages",
+        "compression_bytes_total",
+        "Bytes of the messages that were compressed, before (plain) and after (compressed); "
+        "messages that stay as they are do not count",
+        lambda m, _: m.compression_bytes,
+        "direction",
+        "form",
+    ),
+    _row(
         "histogram",
         "messages",
         "message_processing_seconds",

@@ -97,6 +97,7 @@ ENDED = (
     RunStatus.TIMED_OUT,
     RunStatus.INTERRUPTED,
 )
+COMPRESSED = tuple(product(("sent", "received"), ("plain", "compressed")))
 RATE_EVENTS = (
     ("messages", "delayed"),
     ("messages", "refused"),
@@ -243,6 +244,7 @@ class Metrics:
     )
     confirmation: Histogram = field(factory=lambda: Histogram(FAST))
     errors: dict[Key, int] = field(factory=lambda: _zeros(map(str, ErrorCode)))
+    compression_bytes: dict[Key, int] = field(factory=lambda: _zeros(COMPRESSED))
     rate_events: dict[Key, int] = field(factory=lambda: _zeros(RATE_EVENTS))
     openings: dict[Key, int] = field(
         factory=lambda: _zeros(["opened", "failed", *map(str, ErrorCode)])
@@ -292,6 +294,11 @@ class Metrics:
         """Count a processed frame, which was read at `since` on Trio's clock."""
         self.received[kind] += 1
         self.processing[kind].observe(trio.current_time() - since)
+
+    def note_compressed(self, direction: str, plain: int, compressed: int) -> None:
+        """Count a compressed message: `sent` or `received`, and its bytes in both forms."""
+        self.compression_bytes[direction, "plain"] += plain
+        self.compression_bytes[direction, "compressed"] += compressed
 
     def note_error(self, code: ErrorCode) -> None:
         """Count an error frame."""

@@ -13,7 +13,7 @@ import trio
 from netra_trio.errors import MessageTooBig, TransportClosed
 from netra_trio.protocol.binary import BinaryFrame
 from netra_trio.protocol.codes import NO_STATUS
-from netra_trio.transports.base import SendFramed
+from netra_trio.transports.base import SendShared
 from netra_trio.transports.byte_stream import LAG_SECONDS
 
 Message = MutableMapping[str, Any]
@@ -111,7 +111,7 @@ class AsgiTransport:
         return trio.current_time() - begun > LAG_SECONDS
 
     @property
-    def send_framed(self) -> SendFramed | None:
+    def send_shared(self) -> SendShared | None:
         """Not supported."""
         return None
 

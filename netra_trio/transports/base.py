@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Protocol, TypeAlias
 
+from netra_trio.transports.frames import SharedPayload
+
 
 class Sent(Enum):
     """The part of a frame that was sent at once.
@@ -18,8 +20,8 @@ class Sent(Enum):
     NOTHING = "nothing"
 
 
-SendFramed: TypeAlias = Callable[[bytes], Sent]
-"""Sends a whole WebSocket frame without waiting."""
+SendShared: TypeAlias = Callable[[SharedPayload], Sent]
+"""Sends a text frame that many connections share, without waiting."""
 
 
 class Transport(Protocol):
@@ -68,11 +70,10 @@ class Transport(Protocol):
         ...
 
     @property
-    def send_framed(self) -> SendFramed | None:
+    def send_shared(self) -> SendShared | None:
         """Sends a text frame that many connections share, without waking the writer.
 
-        Its argument is the WebSocket frame (`transports.frames.text_frame`). None if the transport
-        does not support this; then the writer sends the frame.
+        None if the transport does not support this; then the writer sends the frame.
         """
         ...
 

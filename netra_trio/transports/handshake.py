@@ -1,7 +1,7 @@
 """The opening handshake of a WebSocket: its checks and its response (RFC 6455, 4.2).
 
 fault = handshake_fault(b"/ws", "1.1", by_name(headers))
-response = accepting(by_name(headers)[b"sec-websocket-key"][0], "netra.v1")
+response = accepting(by_name(headers)[b"sec-websocket-key"][0], "netra.v1", None)
 """
 
 import base64
@@ -9,8 +9,11 @@ import binascii
 import hashlib
 from collections.abc import Iterator
 
+from websockets.exceptions import InvalidHeaderFormat
+
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.problem import Problem, problem
+from netra_trio.transports.deflate import offered_extensions
 from netra_trio.transports.headers import Headers, list_items
 
 UPGRADE_REQUIRED = 426
@@ -49,10 +52,18 @@ def handshake_fault(raw_path: bytes, http_version: str, headers: Headers) -> Pro
     return None
 
 
-def accepting(key: bytes, subprotocol: str | None) -> bytes:
-    """Return the response that accepts the upgrade, as bytes of HTTP/1.1."""
+def accepting(key: bytes, subprotocol: str | None, extension: str | None) -> bytes:
+    """Return the response that accepts the upgrade, as bytes of HTTP/1.1.
+
+    Args:
+        key: The key of the request.
+        subprotocol: The subprotocol to select; None for none.
+        extension: The extension to select, with its parameters; None for none.
+    """
     digest = hashlib.sha1(key + _GUID, usedforsecurity=False).digest()
     selected = "" if subprotocol is None else f"sec-websocket-protocol: {subprotocol}\r\n"
+    if extension is not None:
+        selected += f"sec-websocket-extensions: {extension}\r\n"
     return (
         "HTTP/1.1 101 Switching Protocols\r\n"
         "upgrade: websocket\r\n"
@@ -68,6 +79,8 @@ def _faults(raw_path: bytes, http_version: str, headers: Headers) -> Iterator[st
             yield f"{name.decode()}: expected ASCII, got another byte."
     if not raw_path.isascii():
         yield "path: expected ASCII, got another byte."
+    if not _has_extension_list(headers):
+        yield "Sec-WebSocket-Extensions: expected a list of extensions, got another text."
     if len(headers.get(b"sec-websocket-version", [])) != 1:
         yield "Sec-WebSocket-Version: expected it once."
     if http_version == "2":
@@ -79,6 +92,14 @@ def _faults(raw_path: bytes, http_version: str, headers: Headers) -> Iterator[st
     keys = headers.get(b"sec-websocket-key", [])
     if len(keys) != 1 or not _is_key(keys[0]):
         yield "Sec-WebSocket-Key: expected 16 bytes in base64, once."
+
+
+def _has_extension_list(headers: Headers) -> bool:
+    try:
+        offered_extensions(headers)
+    except InvalidHeaderFormat:
+        return False
+    return True
 
 
 def _has_length(headers: Headers) -> bool:

@@ -18,7 +18,7 @@ from attrs import define
 
 from netra_trio.errors import MessageTooBig, TransportClosed
 from netra_trio.protocol.codes import ABNORMAL
-from netra_trio.transports.base import SendFramed
+from netra_trio.transports.base import SendShared
 
 BUFFER_BYTES = 128 * 1024  # of one direction; measured: loopback holds that before a send blocks
 
@@ -255,7 +255,7 @@ class MemoryTransport:
         return any(waits)
 
     @property
-    def send_framed(self) -> SendFramed | None:
+    def send_shared(self) -> SendShared | None:
         """Not supported."""
         return None
 

@@ -3,7 +3,7 @@
     transport = WebSocketTransport(stream, response=accepting(key), max_bytes=163_840)
     await transport.accept()
 
-Extensions are never agreed on, so nothing is decompressed.
+Large messages are compressed where the handshake has agreed on it.
 """
 
 from collections.abc import Sequence
@@ -14,23 +14,23 @@ from websockets.frames import Close, Opcode
 
 from netra_trio.errors import MessageTooBig, TransportClosed
 from netra_trio.protocol.codes import ABNORMAL
-from netra_trio.transports.base import SendFramed, Sent
+from netra_trio.transports.base import SendShared, Sent
 from netra_trio.transports.byte_stream import ByteStream, SocketByteStream, end_sending
-from netra_trio.transports.frames import frame
+from netra_trio.transports.deflate import Deflate
+from netra_trio.transports.frames import TEXT, SharedPayload, frame
 from netra_trio.transports.frames import frames as joined
 from netra_trio.transports.inbound import (
     Alive,
     Broken,
     InboundEvent,
     InboundFrames,
+    Inflating,
     PeerClosed,
     Pinged,
     Received,
     TooBig,
 )
 from netra_trio.transports.pacing import PONGS, FramePacer, Turns
-
-_TEXT = int(Opcode.TEXT)  # arithmetic with an enum member is ten times slower
 
 
 class WebSocketTransport:
@@ -42,6 +42,7 @@ class WebSocketTransport:
         max_bytes: The hard limit of a message, in bytes.
         before: Bytes that came behind the handshake already.
         turns: The turns that all connections of the process share.
+        deflate: The compression that the response agrees on; None for none.
     """
 
     def __init__(
@@ -52,10 +53,12 @@ class WebSocketTransport:
         max_bytes: int,
         before: bytes = b"",
         turns: Turns | None = None,
+        deflate: Deflate | None = None,
     ) -> None:
         self._stream = stream
         self._response = response
-        self._inbound = InboundFrames(max_bytes)
+        self._deflate = deflate
+        self._inbound = InboundFrames(max_bytes, deflate=deflate)
         self._inbound.feed(before)
         self._pacer = FramePacer(Turns() if turns is None else turns)
         self._lock = trio.Lock()
@@ -105,27 +108,33 @@ class WebSocketTransport:
 
     async def send(self, frames: Sequence[bytes], *, ping: bool = False) -> bool:
         """Send text messages, and a ping, in one write; return whether it waited for the peer."""
-        data = joined(_TEXT, frames)
-        return await self._write(data + frame(Opcode.PING, b"") if ping else data)
+        end = frame(Opcode.PING, b"") if ping else b""
+        if self._deflate is not None and self._deflate.compresses(frames):
+            return await self._write(end, compressed=frames)
+        return await self._write(joined(TEXT, frames) + end)
 
     @property
-    def send_framed(self) -> SendFramed | None:
+    def send_shared(self) -> SendShared | None:
         """Sends a text frame that many connections share; only for a socket."""
-        return None if self._write_now is None else self._send_framed
+        return None if self._write_now is None else self._send_shared
 
-    def _send_framed(self, data: bytes) -> Sent:
+    def _send_shared(self, payload: SharedPayload) -> Sent:
         if not self._is_open or self._rest or self._write_now is None or self._lock.locked():
             return Sent.NOTHING
+        deflate = self._deflate
+        data = payload.text_frame if deflate is None else deflate.shared_frame(payload)
         try:
             sent = self._write_now(data)
         except TransportClosed:  # the reader and the writer notice it
             return Sent.NOTHING
+        if not sent:
+            return Sent.NOTHING
+        if deflate is not None:
+            deflate.count_shared(payload)
         if sent == len(data):
             return Sent.ALL
-        if sent:
-            self._rest = data[sent:]
-            return Sent.PART
-        return Sent.NOTHING
+        self._rest = data[sent:]
+        return Sent.PART
 
     async def close(self, code: int, reason: str) -> None:
         """Send a close frame, once."""
@@ -164,6 +173,8 @@ class WebSocketTransport:
         elif isinstance(event, Alive):
             self._pacer.count(event.size, is_message=False)
             self._is_alive = True
+        elif isinstance(event, Inflating):
+            self._pacer.count(0, is_message=True)
         elif isinstance(event, PeerClosed):
             # Set before the write: if the write is cancelled, the code is still known.
             self._gone = TransportClosed(event.code)
@@ -202,8 +213,12 @@ class WebSocketTransport:
                 self._take_rest() + self._pending_pongs() + frame(Opcode.CLOSE, payload)
             )
 
-    async def _write(self, data: bytes) -> bool:
-        """Write the data and the pending pongs, without a checkpoint if all is taken at once."""
+    async def _write(self, data: bytes, *, compressed: Sequence[bytes] = ()) -> bool:
+        """Write the data and the pending pongs, without a checkpoint if all is taken at once.
+
+        With `compressed`, these messages precede the data. They are compressed under the lock: no
+        message that is sent meanwhile may overtake them.
+        """
         waited = False
         try:
             self._lock.acquire_nowait()
@@ -212,6 +227,8 @@ class WebSocketTransport:
         try:
             if self._close_sent:  # nothing may follow a close frame (RFC 6455, 5.5.1)
                 raise TransportClosed
+            if compressed and self._deflate is not None:
+                data = await self._deflate.frames(TEXT, compressed) + data
             data = self._take_rest() + data + self._pending_pongs()
             while data:
                 waited |= await self._stream.write(data)

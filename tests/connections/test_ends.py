@@ -19,7 +19,7 @@ from netra_trio.ids import UserId
 from netra_trio.protocol.codes import CloseCode, EndReason, ErrorCode
 from netra_trio.protocol.problem import problem
 from netra_trio.stores.base import NewMessage
-from netra_trio.transports.base import SendFramed, Transport
+from netra_trio.transports.base import SendShared, Transport
 from netra_trio.transports.memory import MemoryTransport
 
 ALICE = UserId("alice")
@@ -59,8 +59,8 @@ class Recorder:
         await self.inner.close(code, reason)
 
     @property
-    def send_framed(self) -> SendFramed | None:
-        return self.inner.send_framed
+    def send_shared(self) -> SendShared | None:
+        return self.inner.send_shared
 
 
 @define(eq=False)

@@ -6,6 +6,7 @@ from netra_trio.ids import SessionId, UserId
 from netra_trio.rooms.event import RoomEvent
 from netra_trio.rooms.feed import DIRECT_SENDS, DirectSends, MemberState, RoomFeed
 from netra_trio.telemetry.metrics import Metrics
+from netra_trio.transports.frames import SharedPayload
 
 
 @define
@@ -13,11 +14,11 @@ class Line:
     """A connection that takes frames at once, as long as it is free."""
 
     is_free: bool = True
-    sent: list[bytes] = field(factory=list)
+    sent: list[SharedPayload] = field(factory=list)
 
-    def send_now(self, framed: bytes) -> bool:
+    def send_now(self, frame: SharedPayload) -> bool:
         if self.is_free:
-            self.sent.append(framed)
+            self.sent.append(frame)
         return self.is_free
 
 
@@ -41,8 +42,8 @@ def test_an_event_is_sent_directly_if_nothing_waits() -> None:
     line = Line()
     feed, first = feed_of(line), event(1)
     feed.add_event(MemberState("news"), first)
-    assert line.sent == [first.framed]
-    assert first.framed.endswith(first.frame)
+    assert line.sent == [first.frame]
+    assert first.frame.text_frame.endswith(first.frame)
     assert not feed.has_pending
 
 
@@ -56,7 +57,7 @@ def test_an_event_waits_behind_those_in_the_queue() -> None:
     assert feed.take(max_bytes=65_536, lags=False) == [each.frame for each in events]
     third = event(3)
     feed.add_event(state, third)
-    assert line.sent == [third.framed]
+    assert line.sent == [third.frame]
 
 
 def test_an_event_waits_behind_a_gap() -> None:

@@ -22,6 +22,7 @@ class Http2Client:
     Attributes:
         core: The protocol, for frames that a test makes itself.
         statuses: The status of each stream's answer.
+        headers: The headers of each stream's answer.
         data: The bytes of each stream's answer.
         ended: The streams that the server ended.
         resets: The error code of each stream that the server reset.
@@ -35,6 +36,7 @@ class Http2Client:
             h2.config.H2Configuration(client_side=True, header_encoding=None)
         )
         self.statuses: dict[int, int] = {}
+        self.headers: dict[int, dict[bytes, bytes]] = {}
         self.data: dict[int, bytes] = defaultdict(bytes)
         self.ended: set[int] = set()
         self.resets: dict[int, int] = {}
@@ -113,7 +115,9 @@ class Http2Client:
 
     def _on_event(self, event: h2.events.Event) -> None:
         if isinstance(event, h2.events.ResponseReceived):
-            self.statuses[event.stream_id] = int(dict(event.headers or [])[b":status"])
+            headers = {bytes(name): bytes(value) for name, value in event.headers or []}
+            self.headers[event.stream_id] = headers
+            self.statuses[event.stream_id] = int(headers[b":status"])
         elif isinstance(event, h2.events.DataReceived):
             self.data[event.stream_id] += event.data
             if event.flow_controlled_length and self._window:

@@ -14,6 +14,7 @@ from hypercorn.trio import serve
 from netra_trio.errors import TransportClosed
 from netra_trio.server.hypercorn.install import install
 from netra_trio.server.hypercorn.limits import Limits
+from netra_trio.transports.deflate import Compression
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -172,9 +173,21 @@ class Recorder:
 
 @asynccontextmanager
 async def serving(
-    handler: Handler, *, send_timeout: float = 5.0, **settings: Any
+    handler: Handler,
+    *,
+    send_timeout: float = 5.0,
+    limit: int = LIMIT,
+    compression: Compression | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Server]:
-    install(Limits(send_timeout=send_timeout, max_message_bytes=LIMIT, drain_timeout=0.5))
+    install(
+        Limits(
+            send_timeout=send_timeout,
+            max_message_bytes=limit,
+            drain_timeout=0.5,
+            compression=compression,
+        )
+    )
     server = Server(handler)
     for name, value in settings.items():
         setattr(server.config, name, value)

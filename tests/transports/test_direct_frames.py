@@ -9,7 +9,7 @@ from support.wire import CLOSE, TEXT, server_frames
 
 from netra_trio.transports.base import Sent
 from netra_trio.transports.byte_stream import SocketByteStream, TrioByteStream
-from netra_trio.transports.frames import text_frame
+from netra_trio.transports.frames import SharedPayload
 from netra_trio.transports.websocket import WebSocketTransport
 
 RESPONSE = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
@@ -29,8 +29,8 @@ def pair() -> Iterator[Pair]:
 
 
 def send(transport: WebSocketTransport, text: bytes) -> Sent:
-    assert transport.send_framed is not None
-    return transport.send_framed(text_frame(text))
+    assert transport.send_shared is not None
+    return transport.send_shared(SharedPayload(text))
 
 
 def texts(data: bytes) -> list[bytes]:
@@ -50,7 +50,7 @@ async def read(sock: socket.socket, size: int) -> bytes:
 
 def size_of(*payloads: bytes) -> int:
     """Return the bytes of the accepted upgrade and of these text frames."""
-    return len(RESPONSE) + sum(len(text_frame(payload)) for payload in payloads)
+    return len(RESPONSE) + sum(len(SharedPayload(payload).text_frame) for payload in payloads)
 
 
 async def test_a_frame_is_sent_at_once(pair: Pair) -> None:
@@ -142,4 +142,4 @@ async def test_only_a_socket_sends_at_once() -> None:
     ours, _theirs = trio.testing.memory_stream_pair()
     transport = WebSocketTransport(TrioByteStream(ours), response=RESPONSE, max_bytes=1000)
     await transport.accept()
-    assert transport.send_framed is None
+    assert transport.send_shared is None

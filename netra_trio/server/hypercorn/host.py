@@ -13,6 +13,7 @@ from netra_trio.config.settings import Settings
 from netra_trio.server.hypercorn.connection import HostConnection
 from netra_trio.server.hypercorn.install import prepare_host
 from netra_trio.telemetry.logs import host_logger
+from netra_trio.transports.deflate import Compression
 from netra_trio.transports.pacing import Turns
 
 KEEP_ALIVE = 10.0  # seconds for the next request to begin
@@ -25,10 +26,13 @@ class HttpHost:
         app: An ASGI application whose lifespan the caller runs.
         settings: The limits.
         turns: The turns that all connections of the process share.
+        compression: What it offers to clients of WebSockets; None for none.
     """
 
-    def __init__(self, app: Any, settings: Settings, turns: Turns) -> None:
-        prepare_host(settings)
+    def __init__(
+        self, app: Any, settings: Settings, turns: Turns, compression: Compression | None = None
+    ) -> None:
+        prepare_host(settings, compression)
         self._turns = turns
         self._app = wrap_app(app, 0, "asgi")
         self._context = WorkerContext(None)

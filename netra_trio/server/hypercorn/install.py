@@ -22,6 +22,7 @@ from netra_trio.server.hypercorn.http2 import Http2Connection
 from netra_trio.server.hypercorn.limits import Limits
 from netra_trio.server.hypercorn.websocket import HostWebSocket
 from netra_trio.telemetry.logs import host_logger
+from netra_trio.transports.deflate import Compression
 from netra_trio.transports.pacing import Turns
 
 VERSION = "0.18."  # the releases whose code is known here
@@ -78,8 +79,12 @@ def install(limits: Limits) -> None:
         setattr(importlib.import_module(module), name, replacement)
 
 
-def prepare_host(settings: Settings) -> None:
+def prepare_host(settings: Settings, compression: Compression | None = None) -> None:
     """Patch Hypercorn, with the limits of the settings.
+
+    Args:
+        settings: The settings.
+        compression: What is offered to clients of WebSockets; None for none.
 
     Raises:
         RuntimeError: See `install`.
@@ -89,18 +94,23 @@ def prepare_host(settings: Settings) -> None:
             send_timeout=settings.send_timeout_ms / 1000,
             max_message_bytes=settings.hard_message_size,
             drain_timeout=settings.drain_timeout_ms / 1000,
+            compression=compression,
         )
     )
 
 
-def prepare_stock_host(settings: Settings) -> None:
+def prepare_stock_host(settings: Settings, compression: Compression | None) -> None:
     """Patch Hypercorn where its own command runs; do nothing under another server.
+
+    Args:
+        settings: The settings.
+        compression: What is offered to clients of WebSockets; None for none.
 
     Raises:
         RuntimeError: See `install`.
     """
     if _COMMAND in sys.modules:
-        prepare_host(settings)
+        prepare_host(settings, compression)
 
 
 def use_our_log() -> None:

@@ -8,6 +8,7 @@ lost its `send` raises `TransportClosed`. `scope["extensions"]["netra_trio"]["te
 async callable that returns when the host begins to stop.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from time import time
 from typing import Any, cast
@@ -37,6 +38,7 @@ from netra_trio.server.hypercorn.inbox import AppInbox, AppMessage
 from netra_trio.server.hypercorn.stream_host import StreamHost
 from netra_trio.telemetry.logs import host_logger
 from netra_trio.transports.asgi import EXTENSION, Send
+from netra_trio.transports.deflate import Deflate
 from netra_trio.transports.frames import frame, frames
 from netra_trio.transports.handshake import handshake_fault, offered_subprotocols
 from netra_trio.transports.headers import Headers, by_name
@@ -45,6 +47,7 @@ from netra_trio.transports.inbound import (
     Broken,
     InboundEvent,
     InboundFrames,
+    Inflating,
     PeerClosed,
     Pinged,
     Received,
@@ -67,6 +70,7 @@ class HostWebSocket(WSStream):
         self._host = host
         self._inbox = AppInbox(1)
         self._inbound = InboundFrames(host.limits.max_message_bytes)
+        self._deflate: Deflate | None = None
         self._pacer = FramePacer(host.turns)
         self._pongs: list[bytes] = []
         self._answered = trio.Event()  # accepted or over: the reader waits for it
@@ -93,6 +97,7 @@ class HostWebSocket(WSStream):
         headers = by_name(request.headers)
         path, _, query = request.raw_path.partition(b"?")
         self.handshake = Handshake(_without_extensions(headers), request.http_version)
+        limits = self._host.limits
         self.scope = {
             "type": "websocket",
             "asgi": {"spec_version": "2.3", "version": "3.0"},
@@ -120,6 +125,9 @@ class HostWebSocket(WSStream):
                 problem(ErrorCode.BAD_REQUEST, "Host: expected one served here.", status=404)
             )
         else:
+            if limits.compression is not None:
+                self._deflate = limits.compression.agree(headers)
+                self._inbound = InboundFrames(limits.max_message_bytes, deflate=self._deflate)
             self._inbox = self._host.start_app(self.app, self.scope, self.app_send)
             await self._inbox.put({"type": "websocket.connect"})
 
@@ -146,6 +154,8 @@ class HostWebSocket(WSStream):
         elif isinstance(event, Alive):
             self._pacer.count(event.size, is_message=False)
             self._inbox.life_sign()
+        elif isinstance(event, Inflating):
+            self._pacer.count(0, is_message=True)
         elif isinstance(event, PeerClosed):
             self._peer_code = event.code
             await self._on_close(event.code, event.payload)
@@ -215,6 +225,9 @@ class HostWebSocket(WSStream):
         kind = message["type"]
         if kind == "websocket.http.response.start":
             message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+        if kind == "websocket.accept" and self._deflate is not None:
+            extension = (b"sec-websocket-extensions", self._deflate.response.encode())
+            message = {**message, "headers": [*message.get("headers", []), extension]}
         await super().app_send(cast("ASGISendEvent", message))
         if kind == "websocket.accept":
             self._answered.set()
@@ -229,13 +242,23 @@ class HostWebSocket(WSStream):
             await trio.lowlevel.checkpoint()
             raise self._closed_error()
         elif kind == "netra_trio.send":
-            await self._transmit(frames(Opcode.TEXT, message["frames"]))
+            await self._send_messages(int(Opcode.TEXT), message["frames"])
         elif kind == "websocket.send":
-            await self._transmit(_message_frame(message))
+            opcode, payload = _message_of(message)
+            await self._send_messages(opcode, [payload])
         elif kind == "netra_trio.ping":
             await self._transmit(frame(Opcode.PING, b""))
         else:
             await super().app_send(cast("ASGISendEvent", message))
+
+    async def _send_messages(self, opcode: int, payloads: Sequence[bytes]) -> None:
+        if self._deflate is None or not self._deflate.compresses(payloads):
+            await self._transmit(frames(opcode, payloads))
+            return
+        data = await self._deflate.frames(opcode, payloads)
+        if self._is_over or self.state is ASGIWebsocketState.CLOSED:  # meanwhile
+            raise self._closed_error()
+        await self._transmit(data)
 
     async def _send_close(self, code: int, reason: str) -> None:
         if self.state is ASGIWebsocketState.CLOSED:
@@ -295,7 +318,7 @@ class HostWebSocket(WSStream):
 
 
 def _without_extensions(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """Return the handshake's headers for Hypercorn, without extensions: none is ever agreed on."""
+    """Return the handshake's headers for Hypercorn, without extensions: its own has no bounds."""
     offer = [(b"sec-websocket-key", key) for key in headers.get(b"sec-websocket-key", [])]
     protocols = b",".join(headers.get(b"sec-websocket-protocol", []))
     if protocols and protocols.isascii():
@@ -303,11 +326,12 @@ def _without_extensions(headers: Headers) -> list[tuple[bytes, bytes]]:
     return offer
 
 
-def _message_frame(message: AppMessage) -> bytes:
+def _message_of(message: AppMessage) -> tuple[int, bytes]:
+    """Return the opcode and the payload of a message of the application."""
     data = message.get("bytes")
     if data is not None:
-        return frame(Opcode.BINARY, bytes(data))
+        return int(Opcode.BINARY), bytes(data)
     text = message.get("text")
     if not isinstance(text, str):
         raise TypeError(f"websocket.send: expected text or bytes, got {type(text).__name__}")
-    return frame(Opcode.TEXT, text.encode())
+    return int(Opcode.TEXT), text.encode()
