@@ -1,7 +1,7 @@
 """The opening handshake of a WebSocket: its checks and its response (RFC 6455, 4.2).
 
 fault = handshake_fault(b"/ws", "1.1", by_name(headers))
-response = accepting(by_name(headers)[b"sec-websocket-key"][0], "netra.v1", None)
+response = accepting(by_name(headers)[b"sec-websocket-key"][0], "netra.v1")
 """
 
 import base64
@@ -52,7 +52,7 @@ def handshake_fault(raw_path: bytes, http_version: str, headers: Headers) -> Pro
     return None
 
 
-def accepting(key: bytes, subprotocol: str | None, extension: str | None) -> bytes:
+def accepting(key: bytes, subprotocol: str | None, extension: str | None = None) -> bytes:
     """Return the response that accepts the upgrade, as bytes of HTTP/1.1.
 
     Args:

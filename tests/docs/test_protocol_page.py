@@ -115,6 +115,7 @@ from netra_trio.sessions.transcript import (
     Transcript,
 )
 from netra_trio.stores.bounds import HISTORY_PAGE_BYTES, HISTORY_QUESTIONS_BYTES, HISTORY_TEXT_BYTES
+from netra_trio.transports.inflate import compressed_limit
 
 PAGE = DOCS / "protocol.md"
 CLIENT = "What a client sends"
@@ -341,6 +342,7 @@ LIMITS: Mapping[str, str] = {  # those that are no setting
     "messages of a session that wait to be recorded": str(INBOX_MESSAGES),
     "reserved places in the log of a session, two for each message": str(RESERVED_PLACES),
     "size of a frame, hard limit": octets(Settings().hard_message_size),
+    "compressed data of a message": octets(compressed_limit(Settings().hard_message_size)),
     "payload of ping and pong": octets(OPEN_PAYLOAD_BYTES),
     "control frames of a connection per second": str(CONTROL_RATE),
     "control frames of a connection at once, after idle time": grouped(CONTROL_BURST),
