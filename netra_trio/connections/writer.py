@@ -5,6 +5,7 @@ If the peer stops reading, the writer waits in `send`. Then the feed fills, and 
 
 import trio
 
+from netra_trio.connections.binary_data import add_data
 from netra_trio.connections.connection import Connection
 from netra_trio.protocol.codes import EndReason
 
@@ -18,7 +19,8 @@ async def write(connection: Connection) -> None:
         TransportClosed: If the transport is closed before that.
     """
     transport, outgoing = connection.transport, connection.outgoing
-    feed, encode_event = outgoing.feed, connection.encoder.encode_event
+    feed, encoder = outgoing.feed, connection.encoder
+    encode_event = encoder.encode_event
     lags = False
     await transport.accept()
     while True:
@@ -28,6 +30,8 @@ async def write(connection: Connection) -> None:
             break
         frames = outgoing.take_control()
         frames += [encode_event(e) for e in feed.take(max_bytes=WRITE_BYTES, lags=lags)]
+        if encoder.references:
+            await add_data(frames, encoder.references, connection.services.files)
         frames += outgoing.take_rooms(max_bytes=WRITE_BYTES, lags=lags)
         ping, connection.ping_due = connection.ping_due, False
         has_rest = outgoing.take_rest()
@@ -50,11 +54,14 @@ async def finish(connection: Connection) -> None:
         return
     connection.is_finishing = True
     transport, outgoing = connection.transport, connection.outgoing
-    encode_event = connection.encoder.encode_event
+    encoder = connection.encoder
     await _send(connection, outgoing.take_control())
     if connection.reason is EndReason.DRAINED:
         while entries := outgoing.feed.take(max_bytes=WRITE_BYTES):
-            await _send(connection, [encode_event(entry) for entry in entries])
+            events = [encoder.encode_event(entry) for entry in entries]
+            if encoder.references:
+                await add_data(events, encoder.references, connection.services.files)
+            await _send(connection, events)
     if connection.final_error is not None:
         await _send(connection, [connection.final_error])
     reason = connection.reason

@@ -7,7 +7,14 @@ b'\x00\x00\x00\x0c{"type":"x"}data'
 (b'{"type":"x"}', b'data')
 """
 
+from typing import ClassVar
+
+from attrs import field
+
 from netra_trio.errors import NetraError
+from netra_trio.ids import RunId
+from netra_trio.protocol.messages import BinaryResult
+from netra_trio.values import frozen
 
 EVENT_DATA_BYTES = 256 * 1024  # more is not in an event: docs/protocol.md, Limits
 LENGTH_BYTES = 4  # big-endian, of the JSON frame
@@ -17,6 +24,25 @@ class BinaryFrame(bytes):
     """The payload of a binary WebSocket message; `bytes` of any other type are text."""
 
     __slots__ = ()
+
+
+@frozen
+class BinaryEvent:
+    """A `binary_result` with its data. On a connection that takes no binary frames it is sent alone.
+
+    Attributes:
+        result: The event.
+        data: At most `EVENT_DATA_BYTES`.
+    """
+
+    TYPE: ClassVar[str] = BinaryResult.TYPE
+    result: BinaryResult
+    data: bytes = field(repr=False)
+
+    @property
+    def run_id(self) -> RunId:
+        """The run that has sent it."""
+        return self.result.run_id
 
 
 class BadBinaryFrame(NetraError):

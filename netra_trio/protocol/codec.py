@@ -25,6 +25,7 @@ from cattrs.preconf.orjson import make_converter
 
 from netra_trio.errors import NetraError
 from netra_trio.ids import CorrelationId, FileId, RunId
+from netra_trio.protocol.binary import BinaryEvent
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.fields import (
     CORRELATION_ID_CHARACTERS,
@@ -309,7 +310,7 @@ def too_large(size: int, max_size: int) -> Problem:
 
 
 def encode(
-    message: Outbound | Encoded,
+    message: Outbound | Encoded | BinaryEvent,
     timestamp: float,
     correlation_id: str | None = None,
     *,
@@ -371,12 +372,14 @@ def encode_event(entry: NumberedEvent) -> bytes:
     )
 
 
-def payload_of(message: Outbound | Encoded) -> Any:
+def payload_of(message: Outbound | Encoded | BinaryEvent) -> Any:
     """Return the payload of a message as a value that orjson can encode."""
     if isinstance(message, Encoded):
         return orjson.Fragment(message.payload)
     if isinstance(message, Ping | Pong):
         return message.payload  # any JSON object, as it was received
+    if isinstance(message, BinaryEvent):
+        return _converter.unstructure(message.result)
     return _converter.unstructure(message)
 
 

@@ -15,23 +15,51 @@ from typing import Any
 import orjson
 from attrs import evolve
 
-from netra_trio.ids import RunId
+from netra_trio.ids import FileId, RunId
 from netra_trio.protocol import codec
+from netra_trio.protocol.binary import EVENT_DATA_BYTES, BinaryEvent, join_binary
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import (
     AgentCompleted,
     AgentStarted,
+    BinaryResult,
     ConnectionEstablished,
     PartialResult,
 )
+from netra_trio.values import frozen
+
+
+@frozen
+class DataReference:
+    """A binary event that was encoded without its data.
+
+    Attributes:
+        frame: The encoded event.
+        file_id: The file with the data.
+        size: The bytes of the data.
+    """
+
+    frame: bytes
+    file_id: FileId
+    size: int
+
+    def with_data(self, data: bytes) -> bytes:
+        """Return the frame of the event with its data."""
+        return join_binary(self.frame, data)
 
 
 class CompactEncoder:
-    """Encodes the first frame and the events of one connection, in the order of the frames."""
+    """Encodes the first frame and the events of one connection, in the order of the frames.
 
-    __slots__ = ("_last_number", "_named", "_numbers")
+    Attributes:
+        references: The encoded binary events whose data is only in the file storage. A caller that
+            reads it sends `with_data` in their places, and clears the list.
+    """
+
+    __slots__ = ("_last_number", "_named", "_numbers", "references")
 
     def __init__(self) -> None:
+        self.references: list[DataReference] = []
         self._numbers: dict[RunId, int] = {}  # of the runs that have not ended
         self._last_number = 0  # no number is used again, so that none can be mistaken
         self._named: RunId | None = None  # the run that an `agent_started` named last
@@ -65,7 +93,20 @@ class CompactEncoder:
             self._numbers.pop(event.run_id, None)
             if event.run_id == self._named:
                 self._named = None
+        if event.TYPE == BinaryResult.TYPE:
+            return self._encode_binary(entry)
         return codec.encode_event(entry)
+
+    def _encode_binary(self, entry: codec.NumberedEvent) -> bytes:
+        event, frame = entry.event, codec.encode_event(entry)
+        if type(event) is BinaryEvent:
+            return join_binary(frame, event.data)
+        if isinstance(event, codec.Encoded):  # it is from the log of another node
+            payload = orjson.loads(event.payload)
+            if payload["bytes"] <= EVENT_DATA_BYTES:
+                reference = DataReference(frame, FileId(payload["file_id"]), payload["bytes"])
+                self.references.append(reference)
+        return frame
 
     def _encode_start(self, entry: codec.NumberedEvent) -> bytes:
         event: Any = entry.event

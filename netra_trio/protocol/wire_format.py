@@ -15,7 +15,7 @@ from typing import Protocol, Self
 from attrs import frozen
 
 from netra_trio.protocol import codec
-from netra_trio.protocol.compact import CompactEncoder
+from netra_trio.protocol.compact import CompactEncoder, DataReference
 from netra_trio.protocol.messages import ConnectionEstablished, Outbound
 from netra_trio.protocol.problem import Problem
 
@@ -26,6 +26,11 @@ SUBPROTOCOLS = (COMPACT_SUBPROTOCOL, SUBPROTOCOL)  # the one that is preferred f
 
 class EventEncoder(Protocol):
     """Encodes the first frame and the events of one connection, in the order of the frames."""
+
+    @property
+    def references(self) -> list[DataReference]:
+        """The encoded events whose data is only in the file storage (see `CompactEncoder`)."""
+        ...
 
     def encode_hello(self, message: ConnectionEstablished, timestamp: float) -> bytes:
         """Return the first frame of the connection; `timestamp` is Unix seconds."""
@@ -100,6 +105,11 @@ class JsonFormat(_JsonControl):
     def decode(self, frame: str | bytes, *, max_size: int) -> codec.Frame:
         """Return the message of a text frame; a binary frame is refused."""
         return _decode_text(frame, max_size)
+
+    @property
+    def references(self) -> list[DataReference]:
+        """None: data is not sent with the events."""
+        return []
 
     def encoder(self) -> Self:
         """Return this format: its frames do not depend on the ones before."""
