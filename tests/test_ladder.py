@@ -45,6 +45,7 @@ SANS_IO = {
     "endpoints.doors.vercel_stream",
     "protocol.admin",
     "protocol.binary",
+    "protocol.binary_messages",
     "protocol.codec",
     "protocol.codes",
     "protocol.compact",

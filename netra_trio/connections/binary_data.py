@@ -27,9 +27,7 @@ class DataFiles(Protocol):
         ...
 
 
-async def add_data(
-    events: list[bytes], references: list[DataReference], files: DataFiles
-) -> None:
+async def add_data(events: list[bytes], references: list[DataReference], files: DataFiles) -> None:
     """Replace the frames of the references by frames with their data; clear the references.
 
     An event whose data cannot be read in time keeps its frame: the client reads the file itself.

@@ -23,7 +23,9 @@ from netra_trio.connections.requests import run_request
 from netra_trio.connections.room_commands import RoomCommands
 from netra_trio.connections.thread_commands import ThreadCommands, Turn, thread_not_found
 from netra_trio.errors import MessageNotFound
+from netra_trio.files.declared import ContradictedType, stored_type
 from netra_trio.ids import RunId
+from netra_trio.protocol.binary_messages import BinaryRoomMessage, BinaryUserMessage
 from netra_trio.protocol.codec import BadFrame, Frame, encode_newest, show
 from netra_trio.protocol.codes import EndReason, ErrorCode
 from netra_trio.protocol.inbound import Inbound
@@ -207,6 +209,14 @@ class CommandDispatcher:
     async def work(self, frame: Frame) -> None:
         """Put a message into the inbox of the session; its confirmation is the reply."""
         self._session.offer(frame.message, frame.correlation_id)
+
+    async def work_binary(self, frame: Frame) -> None:
+        """As `work`; the message has the content of its attachment."""
+        await self.work(_with_stored_type(frame))
+
+    async def publish_binary(self, frame: Frame) -> None:
+        """As `publish`; the message has the content of its attachment."""
+        await self.publish(_with_stored_type(frame))
 
     async def stop(self, frame: Frame) -> None:
         """Stop a run of this user; its `agent_completed` is the reply."""
@@ -403,6 +413,23 @@ async def check_user(client: Client, session: Session, store: Store) -> bool:
     return refusal is None
 
 
+def _with_stored_type(frame: Frame) -> Frame:
+    """Return the frame of a message with the type with which its attachment is stored.
+
+    Raises:
+        BadFrame: If the content contradicts the type that the client has given.
+    """
+    message = frame.message
+    try:
+        media_type = stored_type(message.media_type, message.data)
+    except ContradictedType as contradicted:
+        path, given = "$.payload.attachments[0].media_type", show(message.media_type)
+        text = f"{path}: expected {contradicted}, as the content shows, got {given}"
+        fault = problem(ErrorCode.VALIDATION_ERROR, text)
+        raise BadFrame(fault, frame.correlation_id) from None
+    return Frame(evolve(message, media_type=media_type), frame.correlation_id)
+
+
 def _run_not_found() -> Refused:
     text = "The run does not exist or has ended."
     return Refused(problem(ErrorCode.RUN_NOT_FOUND, text))
@@ -416,6 +443,7 @@ _HANDLERS: dict[type[Inbound], Callable[[CommandDispatcher, Any], Awaitable[None
     Auth: CommandDispatcher.auth,
     Ack: CommandDispatcher.ack,
     UserMessage: CommandDispatcher.work,
+    BinaryUserMessage: CommandDispatcher.work_binary,
     PostedMessage: CommandDispatcher.work,
     AgentRequest: CommandDispatcher.work,
     StopAgent: CommandDispatcher.stop,
@@ -429,6 +457,7 @@ _HANDLERS: dict[type[Inbound], Callable[[CommandDispatcher, Any], Awaitable[None
     JoinRoom: CommandDispatcher.join_room,
     LeaveRoom: CommandDispatcher.leave_room,
     RoomMessage: CommandDispatcher.publish,
+    BinaryRoomMessage: CommandDispatcher.publish_binary,
     WatchThread: CommandDispatcher.watch_thread,
     UnwatchThread: CommandDispatcher.unwatch_thread,
     GetPresence: CommandDispatcher.get_presence,

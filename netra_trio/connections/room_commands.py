@@ -16,7 +16,8 @@ import trio
 from attrs import define, field
 
 from netra_trio.connections.requests import run_request
-from netra_trio.ids import UserId
+from netra_trio.ids import FileId, UserId
+from netra_trio.protocol.binary_messages import BinaryRoomMessage
 from netra_trio.protocol.codec import Frame
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.messages import Outbound
@@ -35,6 +36,7 @@ from netra_trio.rooms.publisher import ROOM_EVENT_BYTES, EventTooLarge
 from netra_trio.services import Services
 from netra_trio.sessions import refusals
 from netra_trio.sessions.session import Session
+from netra_trio.sessions.uploads import store_data
 
 REQUESTS = (
     2 * ROOMS
@@ -203,9 +205,17 @@ class RoomCommands:
         services, message, user = self._services, frame.message, self._session.user
         await services.rooms.access.check(user.id, message.room, Action.PUBLISH)
         await self._take_slot()
+        attachments: tuple[FileId, ...] = ()
+        if isinstance(message, BinaryRoomMessage):
+            file = await store_data(services.files, user.id, message)
+            attachments = (file.file_id,)
         try:
             published = await services.publisher.publish(
-                message.room, message.content, user_id=user.id, key=frame.correlation_id
+                message.room,
+                message.content,
+                user_id=user.id,
+                key=frame.correlation_id,
+                attachments=attachments,
             )
         except EventTooLarge:
             text = f"The event has more than {ROOM_EVENT_BYTES} bytes."

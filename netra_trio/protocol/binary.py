@@ -28,7 +28,7 @@ class BinaryFrame(bytes):
 
 @frozen
 class BinaryEvent:
-    """A `binary_result` with its data. On a connection that takes no binary frames it is sent alone.
+    """A `binary_result` with its data; a connection without binary frames sends it alone.
 
     Attributes:
         result: The event.

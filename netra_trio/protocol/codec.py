@@ -273,6 +273,11 @@ def decode(data: str | bytes, *, max_size: int | None = None) -> Frame:
     Raises:
         BadFrame: With the error code, the path, and the correlation id if there is one.
     """
+    return structure(parse(data, max_size=max_size))
+
+
+def parse(data: str | bytes, *, max_size: int | None = None) -> JsonObject:
+    """Return the JSON object of one frame, for `structure`; arguments and errors as of `decode`."""
     if not data:
         raise BadFrame(problem(ErrorCode.EMPTY_MESSAGE, "The frame is empty."))
     if max_size is not None and _bytes(data) > max_size:
@@ -288,13 +293,14 @@ def decode(data: str | bytes, *, max_size: int | None = None) -> Frame:
     if type(value) is not dict:
         text = f"$: expected an object, got {show(value)}"
         raise BadFrame(problem(ErrorCode.INVALID_MESSAGE_TYPE, text))
+    found: JsonObject = value
     if may_have_out_of_range(data):
         out_of_range = find_out_of_range(data)
         if out_of_range is not None:
             raise BadFrame(
-                problem(ErrorCode.VALIDATION_ERROR, out_of_range), _find_correlation_id(value)
+                problem(ErrorCode.VALIDATION_ERROR, out_of_range), find_correlation_id(value)
             )
-    return _structure(value)
+    return found
 
 
 def binary_frame() -> BadFrame:
@@ -424,7 +430,7 @@ def encode_payload(
     return orjson.dumps(envelope)
 
 
-def _structure(value: JsonObject) -> Frame:
+def structure(value: JsonObject) -> Frame:
     """Return the message of a JSON object.
 
     Raises:
@@ -434,7 +440,7 @@ def _structure(value: JsonObject) -> Frame:
     if type(kind) is str and _is_plain_envelope(value):
         message = _plain_message(INBOUND.get(kind), value.get("payload"))
         if message is not None:
-            return Frame(message, _find_correlation_id(value))
+            return Frame(message, find_correlation_id(value))
     return _structure_strictly(value)
 
 
@@ -467,7 +473,7 @@ def _plain_message(message_class: type[Inbound] | None, payload: object) -> Inbo
 
 
 def _structure_strictly(value: JsonObject) -> Frame:
-    correlation_id = _find_correlation_id(value)
+    correlation_id = find_correlation_id(value)
 
     def refuse(code: ErrorCode, text: str) -> NoReturn:
         raise BadFrame(problem(code, text), correlation_id)
@@ -542,7 +548,7 @@ def _attribute(fault: BaseException) -> str:
     return next(note.name for note in notes if isinstance(note, AttributeValidationNote))
 
 
-def _find_correlation_id(value: JsonObject) -> CorrelationId | None:
+def find_correlation_id(value: JsonObject) -> CorrelationId | None:
     """Return the correlation id of the envelope, or else of the payload, if it is valid."""
     if "correlation_id" in value:
         candidate = value["correlation_id"]

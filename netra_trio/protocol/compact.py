@@ -81,21 +81,25 @@ class CompactEncoder:
         if type(event) is PartialResult:
             if event.run_id == self._named and entry.seq_from is None:
                 return orjson.dumps((entry.seq, event.content))
-            number = self._numbers.get(event.run_id)
-            if number is None:  # neither the first frame nor an `agent_started` named its run
-                return codec.encode_event(entry)
-            if entry.seq_from is None:
-                return orjson.dumps((entry.seq, event.content, number))
-            return orjson.dumps((entry.seq, event.content, number, entry.seq_from))
+            return self._encode_numbered(entry)
         if event.TYPE == AgentStarted.TYPE:
             return self._encode_start(entry)
+        if event.TYPE == BinaryResult.TYPE:
+            return self._encode_binary(entry)
         if event.TYPE == AgentCompleted.TYPE:
             self._numbers.pop(event.run_id, None)
             if event.run_id == self._named:
                 self._named = None
-        if event.TYPE == BinaryResult.TYPE:
-            return self._encode_binary(entry)
         return codec.encode_event(entry)
+
+    def _encode_numbered(self, entry: codec.NumberedEvent) -> bytes:
+        """Return the frame of a delta that needs the number of its run."""
+        number = self._numbers.get(entry.event.run_id)
+        if number is None:  # neither the first frame nor an `agent_started` named its run
+            return codec.encode_event(entry)
+        if entry.seq_from is None:
+            return orjson.dumps((entry.seq, entry.event.content, number))
+        return orjson.dumps((entry.seq, entry.event.content, number, entry.seq_from))
 
     def _encode_binary(self, entry: codec.NumberedEvent) -> bytes:
         event, frame = entry.event, codec.encode_event(entry)

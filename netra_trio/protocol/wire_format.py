@@ -15,6 +15,7 @@ from typing import Protocol, Self
 from attrs import frozen
 
 from netra_trio.protocol import codec
+from netra_trio.protocol.binary_messages import decode_binary
 from netra_trio.protocol.compact import CompactEncoder, DataReference
 from netra_trio.protocol.messages import ConnectionEstablished, Outbound
 from netra_trio.protocol.problem import Problem
@@ -104,7 +105,9 @@ class JsonFormat(_JsonControl):
 
     def decode(self, frame: str | bytes, *, max_size: int) -> codec.Frame:
         """Return the message of a text frame; a binary frame is refused."""
-        return _decode_text(frame, max_size)
+        if isinstance(frame, bytes):
+            raise codec.binary_frame()
+        return codec.decode(frame, max_size=max_size)
 
     @property
     def references(self) -> list[DataReference]:
@@ -124,24 +127,20 @@ class JsonFormat(_JsonControl):
 
 @frozen
 class CompactFormat(_JsonControl):
-    """As `JsonFormat`, but a delta is a short array (see `CompactEncoder`)."""
+    """As `JsonFormat`, but with short arrays for deltas, and with binary frames."""
 
     name: str = COMPACT_SUBPROTOCOL
     acknowledges: bool = True
 
     def decode(self, frame: str | bytes, *, max_size: int) -> codec.Frame:
-        """Return the message of a text frame; a binary frame is refused."""
-        return _decode_text(frame, max_size)
+        """Return the message of a text frame, or of a binary one (see `decode_binary`)."""
+        if isinstance(frame, bytes):
+            return decode_binary(frame, max_size=max_size)
+        return codec.decode(frame, max_size=max_size)
 
     def encoder(self) -> CompactEncoder:
         """Return the encoder of a new connection."""
         return CompactEncoder()
-
-
-def _decode_text(frame: str | bytes, max_size: int) -> codec.Frame:
-    if isinstance(frame, bytes):
-        raise codec.binary_frame()
-    return codec.decode(frame, max_size=max_size)
 
 
 JSON_PLAIN = JsonFormat(None, acknowledges=False)

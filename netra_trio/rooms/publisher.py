@@ -6,12 +6,12 @@
 It checks no permission: the command of a client has been checked before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from attrs import frozen
 
 from netra_trio.broker.base import Broker, HistoryLimits, Published
-from netra_trio.ids import UserId
+from netra_trio.ids import FileId, UserId
 from netra_trio.protocol.admin import ADMIN_ROOM
 from netra_trio.protocol.fields import CORRELATION_ID_CHARACTERS, JsonObject
 from netra_trio.protocol.rooms import RoomMessage, check_room_name
@@ -49,6 +49,7 @@ class Publisher:
         *,
         user_id: UserId | None = None,
         key: str | None = None,
+        attachments: Sequence[FileId] = (),
     ) -> Published:
         """Publish a message to a room. Cancelling is safe; it may have been published all the same.
 
@@ -58,6 +59,7 @@ class Publisher:
             user_id: The user of the message; None for the application.
             key: Of two messages of one user with one key within `KEY_SECONDS`, the first one is
                 published; 1 to 128 characters.
+            attachments: Files of the user that the message names.
 
         Raises:
             TypeError: If `content` is neither, or cannot be encoded as JSON.
@@ -75,7 +77,10 @@ class Publisher:
         if not isinstance(content, str | dict):
             raise TypeError(f"content: expected an object or a str, got {type(content).__name__}")
         by = {} if user_id is None else {"user_id": user_id}
-        data = pack(RoomMessage.TYPE, {**by, "content": content}, timestamp=self.wall_clock())
+        payload: JsonObject = {**by, "content": content}
+        if attachments:
+            payload["attachments"] = list(attachments)
+        data = pack(RoomMessage.TYPE, payload, timestamp=self.wall_clock())
         size = len(data.split(b"\n", 2)[2])
         if size > ROOM_EVENT_BYTES:
             text = f"an event of {size} bytes as JSON, of at most {ROOM_EVENT_BYTES}"

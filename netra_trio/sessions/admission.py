@@ -10,6 +10,7 @@ from contextvars import Context
 from itertools import takewhile
 
 import trio
+from attrs import evolve
 
 from netra_trio.agents.execution import Ending
 from netra_trio.agents.run import Agent, ChangeThread, RunSpec
@@ -23,11 +24,13 @@ from netra_trio.errors import (
     ThreadDeleted,
 )
 from netra_trio.ids import CorrelationId, RunId, ThreadId
+from netra_trio.protocol.binary_messages import BinaryUserMessage
 from netra_trio.protocol.messages import (
     Confirmation,
     MessageConfirmed,
     OnBusy,
     RunStatus,
+    WorkMessage,
 )
 from netra_trio.protocol.problem import Problem, Refused
 from netra_trio.protocol.threads import ThreadChange
@@ -39,6 +42,7 @@ from netra_trio.sessions.records import new_message, run_spec
 from netra_trio.sessions.runner import LiveRun, Runner, raise_session_ended
 from netra_trio.sessions.scheduler import AdmissionDecision
 from netra_trio.sessions.thread_lines import Place
+from netra_trio.sessions.uploads import UploadedFiles, store_data
 from netra_trio.sessions.users import User
 from netra_trio.stores.base import Duplicate, NewMessage, Store
 from netra_trio.telemetry.metrics import Metrics
@@ -62,6 +66,7 @@ class Admission:
         runner: Receives the runs.
         duplicates: Confirms messages that were recorded before.
         store: Records the messages.
+        files: Store the data of binary messages.
         settings: The limits.
         metrics: Count refused and delayed messages.
         wall_clock: Returns Unix seconds.
@@ -81,6 +86,7 @@ class Admission:
         "_default_thread",
         "_duplicates",
         "_events",
+        "_files",
         "_has_left",
         "_metrics",
         "_runner",
@@ -104,6 +110,7 @@ class Admission:
         runner: Runner,
         duplicates: Duplicates,
         store: Store,
+        files: UploadedFiles,
         settings: Settings,
         metrics: Metrics,
         wall_clock: Callable[[], float],
@@ -119,6 +126,7 @@ class Admission:
         self._runner = runner
         self._duplicates = duplicates
         self._store = store
+        self._files = files
         self._settings = settings
         self._metrics = metrics
         self._wall_clock = wall_clock
@@ -195,7 +203,7 @@ class Admission:
         live = self._runner.register(spec, context)
         try:
             with live.execution.storing():
-                known, starts_at = await self._record(live, message.on_busy)
+                known, starts_at = await self._record(live, message)
         except BaseException as error:
             self._runner.forget(live)
             self._events.release()
@@ -255,18 +263,19 @@ class Admission:
         live.confirmed()
         self._changed(record, ThreadChange.UPDATED)
 
-    async def _record(self, live: LiveRun, on_busy: OnBusy) -> tuple[Duplicate | None, float]:
+    async def _record(self, live: LiveRun, message: WorkMessage) -> tuple[Duplicate | None, float]:
         """Record a message, unless it was recorded before.
 
         Returns:
             The earlier record of the message, None if there is none; and when its run may start,
             on Trio's clock.
         """
-        record = live.execution.spec.message
+        record = live.message
+        known: Duplicate | None = None
         try:
             if record.unattended:
                 await self._check_unattended(live)
-            place, starts_at = await self._take_slot(live, on_busy)
+            place, starts_at = await self._take_slot(live, message.on_busy)
         except Refused:
             if record.key is None or self._stopped is not None:
                 raise
@@ -276,13 +285,35 @@ class Admission:
                 raise
             return known, 0.0
         try:
-            known = await self._ask(self._store.record, record)
+            if isinstance(message, BinaryUserMessage):
+                known = await self._store_data(live, message)
+            if known is None:
+                known = await self._ask(self._store.record, live.message)
         except Refused:
             self._give_back(place, starts_at)
             raise
         if known is not None:
             self._give_back(place, starts_at)
         return known, starts_at
+
+    async def _store_data(self, live: LiveRun, message: BinaryUserMessage) -> Duplicate | None:
+        """Make the data of a message a file that it names.
+
+        Returns:
+            The earlier record of the message; then nothing is stored.
+
+        Raises:
+            Refused: With the reason.
+        """
+        execution, record = live.execution, live.message
+        if record.key is not None:
+            known = await self._ask(self._store.find, record)
+            if known is not None:
+                return known
+        file = await store_data(self._files, self._user.id, message)
+        named = evolve(record, attachments=(file.file_id,))
+        execution.spec = evolve(execution.spec, message=named)
+        return None
 
     def _give_back(self, place: Place, starts_at: float) -> None:
         """Give back the rate slot of a message that was not recorded."""

@@ -18,6 +18,7 @@ from netra_trio.ids import (
     new_message_id,
     new_run_id,
 )
+from netra_trio.protocol.binary_messages import BinaryUserMessage
 from netra_trio.protocol.messages import AgentRequest, UserMessage, WorkMessage
 from netra_trio.protocol.posted import PostedMessage
 from netra_trio.stores.base import NewMessage
@@ -87,6 +88,9 @@ def _fingerprint(message: WorkMessage) -> bytes:
         compared.append(message.replaces)  # otherwise the fingerprints of version 0.1 stay valid
     if isinstance(message, PostedMessage):
         compared.append([[each.role, each.content] for each in message.history])
+    if isinstance(message, BinaryUserMessage):
+        digest = hashlib.sha256(message.data).hexdigest()
+        compared.append({"media_type": message.media_type, "sha256": digest})
     return hashlib.blake2b(dumps(compared, option=OPT_SORT_KEYS), digest_size=16).digest()
 
 

@@ -160,6 +160,7 @@ class Session:
             runner=self._runner,
             duplicates=self._duplicates,
             store=services.store,
+            files=services.files,
             settings=settings,
             metrics=instruments.metrics,
             wall_clock=services.wall_clock,

@@ -1,0 +1,80 @@
+"""Stores the data of a binary message as a file of its user, before the message is recorded.
+
+file = await store_data(files, user_id, message)
+"""
+
+from collections.abc import AsyncIterable
+from typing import Protocol, Self
+
+import trio
+
+from netra_trio.errors import (
+    FilesFull,
+    FileTooLarge,
+    NotStorable,
+    StorageUnavailable,
+    StoreUnavailable,
+)
+from netra_trio.ids import UserId
+from netra_trio.protocol.binary_messages import BinaryRoomMessage, BinaryUserMessage
+from netra_trio.protocol.codes import ErrorCode
+from netra_trio.protocol.problem import Refused, problem
+from netra_trio.sessions import refusals
+from netra_trio.stores.files import StoredFile
+
+
+class UploadedFiles(Protocol):
+    """The files, as this module stores one."""
+
+    async def upload(
+        self,
+        user_id: UserId,
+        chunks: AsyncIterable[bytes],
+        *,
+        name: str = "",
+        media_type: str | None = None,
+    ) -> StoredFile:
+        """Store a file."""
+        ...
+
+
+async def store_data(
+    files: UploadedFiles, user_id: UserId, message: BinaryUserMessage | BinaryRoomMessage
+) -> StoredFile:
+    """Store the data of a message; cancelling is safe.
+
+    A file that no message names after all is deleted after a day, as any other one.
+
+    Raises:
+        Refused: MESSAGE_TOO_LARGE, VALIDATION_ERROR or SERVICE_UNAVAILABLE.
+    """
+    try:
+        return await files.upload(user_id, _Whole(message.data), media_type=message.media_type)
+    except FileTooLarge as error:
+        text = f"The attachment has more than {error.limit} bytes."
+        raise Refused(problem(ErrorCode.MESSAGE_TOO_LARGE, text)) from None
+    except FilesFull as error:
+        text = f"Your files would have more than {error.limit} bytes together."
+        fault = problem(ErrorCode.MESSAGE_TOO_LARGE, text, help="Delete threads that have files.")
+        raise Refused(fault) from None
+    except NotStorable:
+        raise refusals.never_stored() from None
+    except (StorageUnavailable, StoreUnavailable):
+        raise refusals.not_stored() from None
+
+
+class _Whole:
+    """An iterator over data that is one chunk; a generator would have to be closed."""
+
+    def __init__(self, data: bytes) -> None:
+        self._rest: bytes | None = data
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        await trio.lowlevel.checkpoint()
+        data, self._rest = self._rest, None
+        if data is None:
+            raise StopAsyncIteration
+        return data
