@@ -72,6 +72,8 @@ const lines = [
 const where = new Map();
 const names = { client: [], server: [] };
 for (const [key, message] of Object.entries(components.messages)) {
+  // The short form of another message, as which the client reads it.
+  if (message.payload.type === "array") continue;
   const side = key.startsWith("client") ? "client" : "server";
   names[side].push(message.name);
   const ours = side === "client" ? "Ours.ClientPayloads" : "Server";

@@ -6,8 +6,8 @@ import { rolldown } from "rolldown";
 
 const LIMITS = [
   // Bytes: what a page loads at once, about 3 % above the current sizes, and what it loads only if needed.
-  ["dist/index.js", 38_900, 1_900],
-  ["dist/react/index.js", 41_900, 1_900],
+  ["dist/index.js", 40_900, 1_900],
+  ["dist/react/index.js", 43_900, 1_900],
 ];
 
 let isTooLarge = false;

@@ -11,6 +11,7 @@ export type {
   Handler,
   HistoryPage,
   JoinOptions,
+  MessageBytes,
   MessageOptions,
   NetraClient,
   OutgoingMessage,

@@ -15,13 +15,15 @@ type On<E> = { on(event: E): void }["on"] | null;
 /** The part of a WebSocket that the core uses; the classes of browsers and of `ws` both fit. */
 export interface Socket {
   readonly protocol: string;
+  /** Set to `arraybuffer`: the form of the data of binary frames. */
+  binaryType?: string;
   /** 1 while the socket is open. */
   readonly readyState: number;
   onopen: On<unknown>;
   onmessage: On<{ readonly data: unknown }>;
   onclose: On<{ readonly code: number; readonly refusal?: Refusal }>;
   onerror: On<unknown>;
-  send(data: string): void;
+  send(data: string | ArrayBuffer): void;
   close(code?: number, reason?: string): void;
   /** Asks for no more frames until `resume`, if each has to be asked for. */
   pause?(): void;

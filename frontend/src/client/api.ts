@@ -32,10 +32,22 @@ export interface ClientOptions {
 }
 
 /** Anything with `type` and `payload`, as in the guide. */
-export interface OutgoingMessage {
+export interface OutgoingMessage extends MessageBytes {
   readonly type: string;
   readonly payload?: Readonly<Record<string, unknown>> | undefined;
   readonly correlation_id?: string | undefined;
+}
+
+/** Bytes of a `user_message` or a `room_message`, which are sent with it in one binary frame. */
+export interface MessageBytes {
+  /**
+   * Together with the message at most `max_message_size`; they are copied. They need a connection with
+   * `netra.v2`, see `SessionInfo.subprotocol`: on another one the message fails with
+   * `BYTES_NOT_SUPPORTED`. Until it is confirmed they are only in memory: a reload drops the message.
+   */
+  readonly data?: ArrayBuffer | Uint8Array | undefined;
+  /** The type of the bytes, for example `image/png`. */
+  readonly media_type?: string | undefined;
 }
 
 /** The optional fields of a `user_message`. */
@@ -139,7 +151,10 @@ export interface NetraClient {
   sendOptimisticMessage(content: string, type?: string, options?: MessageOptions): string;
   /** Stops showing a message of this tab that failed. Returns whether it was shown. */
   discardMessage(correlationId: string): boolean;
-  /** Shows and sends a message again under a new key. Returns the key, or null if it is unknown. */
+  /**
+   * Shows and sends a message again under a new key. Returns the key; null if the message is unknown,
+   * or its bytes are not kept any more.
+   */
   resend(correlationId: string): string | null;
   /** Resolves to true once the run has ended, to false if the server refuses to stop it. */
   stopRun(runId: string): Promise<boolean>;
@@ -171,7 +186,12 @@ export interface NetraClient {
    * Rejects with `RequestError`: `FORBIDDEN` if the user may not. Offline, it waits, but does not
    * survive a reload.
    */
-  publish(room: string, content: RoomContent): Promise<ControlPayloads["room_confirmed"]>;
+  publish(room: string, content: RoomContent, bytes?: MessageBytes): Promise<ControlPayloads["room_confirmed"]>;
+  /**
+   * The bytes of a file of an answer, if they came with it and are still kept in this tab: the newest
+   * 8 MiB. Null otherwise: then `fileRequest` reads them.
+   */
+  fileBytes(fileId: string): ArrayBuffer | null;
   /** Requests the users in a room. Rejects with `RequestError`. */
   getPresence(room: string): Promise<ControlPayloads["presence"]>;
   /** Keeps `getSnapshot().threads` up to date until the returned function is called. */

@@ -3,7 +3,7 @@
 import { resendDelay } from "../core/backoff.js";
 import { SEND_AGAIN } from "../core/retry-rules.js";
 import { outgoingFault } from "../protocol/encode.js";
-import type { ClientPayloads, ControlPayloads, ControlRequest, RoomContent } from "../protocol/messages.js";
+import type { ClientPayloads, ControlPayloads, ControlRequest, MessageData } from "../protocol/messages.js";
 import type { Cancel, Ports } from "../ports.js";
 import { RequestError } from "./api.js";
 import { clientClosed, invalid } from "./errors.js";
@@ -23,6 +23,7 @@ interface Answers {
   feedback: "thread_changed";
 }
 type Call = keyof Answers;
+type RoomMessage = ClientPayloads["room_message"];
 
 export class Calls {
   readonly #timers: Ports["timers"];
@@ -37,13 +38,18 @@ export class Calls {
   }
 
   /** Asks the server. Rejects with `RequestError`. */
-  call<T extends Call>(type: T, payload: ClientPayloads[T], id = this.#asking.uniqueId()): Promise<ControlPayloads[Answers[T]]> {
+  call<T extends Call>(
+    type: T,
+    payload: ClientPayloads[T],
+    id = this.#asking.uniqueId(),
+    data?: MessageData,
+  ): Promise<ControlPayloads[Answers[T]]> {
     const message = { type, payload, correlation_id: id };
     const fault = outgoingFault(message);
     if (fault !== null) return Promise.reject(new RequestError(invalid(this.#timers.now(), fault)));
     if (this.#isClosed) return Promise.reject(new RequestError(clientClosed(this.#timers.now())));
     return new Promise((resolve, reject) => {
-      this.#asking.ask(id, message as unknown as ControlRequest, {
+      this.#asking.ask(id, { ...message, ...(data && { data }) } as unknown as ControlRequest, {
         written: () => undefined,
         answered: (answer: Answer) => {
           if (answer.error !== null) reject(new RequestError(answer.error));
@@ -54,10 +60,10 @@ export class Calls {
   }
 
   /** Publishes in a room, under one key however often it is sent. Rejects with `RequestError`. */
-  async publish(room: string, content: RoomContent, key = this.#asking.uniqueId()): Promise<ControlPayloads["room_confirmed"]> {
+  async publish({ room, content }: RoomMessage, key: string, data?: MessageData): Promise<ControlPayloads["room_confirmed"]> {
     for (let rejections = 0; ; rejections += 1) {
       try {
-        return await this.call("room_message", { room, content }, key);
+        return await this.call("room_message", { room, content }, key, data);
       } catch (error) {
         const isLast = rejections + 1 >= ROOM_TRIES || this.#isClosed;
         if (!(error instanceof RequestError) || !SEND_AGAIN.has(error.body.code) || isLast) throw error;

@@ -14,6 +14,7 @@ import type { FileRequest } from "../connection/files.js";
 import { OpeningError } from "../connection/opening.js";
 import { outgoingFault } from "../protocol/encode.js";
 import type {
+  ClientPayloads,
   ControlPayloads,
   ControlRequest,
   ErrorBody,
@@ -27,6 +28,7 @@ import {
   type ClientOptions,
   type HistoryPage,
   type JoinOptions,
+  type MessageBytes,
   type MessageOptions,
   type NetraClient,
   type OutgoingMessage,
@@ -37,7 +39,7 @@ import {
 } from "./api.js";
 import { clientClosed, invalid } from "./errors.js";
 import { Listeners } from "./listeners.js";
-import { outgoing, type Outgoing } from "./outgoing.js";
+import { outgoing, sentAgain, type Outgoing } from "./outgoing.js";
 import { Tab } from "./tab.js";
 import { Uploading } from "./upload-list.js";
 
@@ -129,8 +131,7 @@ class Client implements NetraClient {
       );
     }
     if (message.type === "room_message") {
-      const { room, content } = message.payload;
-      return this.#tab.calls.publish(room, content, key).then(
+      return this.#publish(made).then(
         () => true,
         () => false,
       );
@@ -158,13 +159,15 @@ class Client implements NetraClient {
   resend(correlationId: string): string | null {
     const old = this.#tab.message(correlationId);
     if (old?.role !== "user") return null;
-    const { type, payload, content } = old;
+    const { type, content } = old;
     if (type !== "user_message" && type !== "agent_request") return null;
-    const key = this.#ports.uniqueId();
-    const message = { type, payload, correlation_id: key };
-    if (outgoingFault(message) !== null) return null;
-    this.#tab.show({ key, message: message as unknown as RunRequest }, content, type);
-    void this.sendMessage(message);
+    const again = sentAgain(old, this.#tab.bytes(correlationId));
+    if (again === null) return null;
+    const made = this.#make(again);
+    if (made.fault !== null) return null;
+    const { key } = made;
+    this.#tab.show({ key, message: made.message as RunRequest }, content, type);
+    void this.sendMessage({ ...again, correlation_id: key });
     return key;
   }
 
@@ -201,8 +204,12 @@ class Client implements NetraClient {
     return this.#tab.rooms.join({ kind: "room", room, history });
   }
 
-  publish(room: string, content: RoomContent): Promise<ControlPayloads["room_confirmed"]> {
-    return this.#tab.calls.publish(room, content);
+  publish(room: string, content: RoomContent, bytes: MessageBytes = {}): Promise<ControlPayloads["room_confirmed"]> {
+    return this.#publish(this.#make({ type: "room_message", payload: { room, content }, ...bytes }));
+  }
+
+  fileBytes(fileId: string): ArrayBuffer | null {
+    return this.#tab.bytes(fileId) ?? null;
   }
 
   getPresence(room: string): Promise<ControlPayloads["presence"]> {
@@ -256,6 +263,16 @@ class Client implements NetraClient {
 
   fileAddress(fileId: string): Promise<string> {
     return refused(this.#tab.uploads.endpoints.address(fileId));
+  }
+
+  #publish(made: Outgoing): Promise<ControlPayloads["room_confirmed"]> {
+    const { fault, key } = made;
+    if (fault !== null) return Promise.reject(new RequestError(invalid(this.#ports.timers.now(), fault)));
+    const { payload, data } = made.message;
+    // Bytes are held in memory until they are sent.
+    const error = data === undefined ? null : this.#tab.transit.check(made.message, key);
+    if (error !== null) return Promise.reject(new RequestError(error));
+    return this.#tab.calls.publish(payload as ClientPayloads["room_message"], key, data);
   }
 
   #make(message: OutgoingMessage): Outgoing {

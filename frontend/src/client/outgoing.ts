@@ -1,7 +1,9 @@
 /** What an application passes to `sendMessage`, as the message that the client sends. */
 
-import { outgoingFault } from "../protocol/encode.js";
-import type { ClientMessage } from "../protocol/messages.js";
+import type { UserEntry } from "../core/snapshot.js";
+import { isObject } from "../protocol/check.js";
+import { dataFault, outgoingFault } from "../protocol/encode.js";
+import type { ClientMessage, MessageData } from "../protocol/messages.js";
 import type { OutgoingMessage } from "./api.js";
 
 /** Messages that the client sends by itself: `joinRoom` and `watchThread` join a room for all tabs. */
@@ -17,7 +19,7 @@ export type Outgoing =
  * @param newId Returns a key for a message that has none.
  */
 export function outgoing(
-  { type, payload = {}, correlation_id }: OutgoingMessage,
+  { type, payload = {}, correlation_id, data: bytes, media_type }: OutgoingMessage,
   thread: string,
   newId: () => string,
 ): Outgoing {
@@ -28,6 +30,21 @@ export function outgoing(
   if (INTERNAL.has(type)) return { fault: `$.type: the client itself sends ${type}`, key };
   const content = startsRun ? { thread_id: thread, ...rest } : payload;
   const message = { type, payload: content, correlation_id: key };
-  const fault = outgoingFault(message);
-  return fault === null ? { fault, key, message: message as unknown as ClientMessage } : { fault, key };
+  const fault = outgoingFault(message) ?? (bytes === undefined ? null : dataFault(type, payload, { bytes, media_type }));
+  if (fault !== null) return { fault, key };
+  const data: { data?: MessageData } =
+    bytes === undefined || media_type === undefined ? {} : { data: { media_type, bytes: copyOf(bytes) } };
+  return { fault, key, message: { ...message, ...data } as unknown as ClientMessage };
 }
+
+/** A message as it was passed to `sendMessage`; null if it had bytes that are not kept any more. */
+export function sentAgain({ type, payload }: UserEntry, data: ArrayBuffer | undefined): OutgoingMessage | null {
+  const { attachments, ...rest } = payload;
+  const [file] = Array.isArray(attachments) ? (attachments as readonly unknown[]) : [];
+  if (!isObject(file)) return { type, payload };
+  return data === undefined ? null : { type, payload: rest, data, media_type: String(file["media_type"]) };
+}
+
+/** The application may change its bytes while the message waits. */
+const copyOf = (bytes: ArrayBuffer | Uint8Array): ArrayBuffer =>
+  bytes instanceof ArrayBuffer ? bytes.slice() : new Uint8Array(bytes).buffer;

@@ -4,7 +4,7 @@
  */
 
 import { BoundedMap } from "../core/bounded-map.js";
-import { OUTBOX_MESSAGES, readMessages, type OutboxMessage } from "../core/outbox.js";
+import { isStorable, OUTBOX_MESSAGES, readMessages, type OutboxMessage } from "../core/outbox.js";
 import type { Storage } from "../ports.js";
 import type { Settled } from "../tabs/channel.js";
 import { tryToStore } from "./storage.js";
@@ -142,7 +142,7 @@ export class Submissions {
   }
 
   #save(): void {
-    const messages = this.#unaccepted();
+    const messages = this.#unaccepted().filter(isStorable);
     if (messages.length === 0) this.#storage.remove(this.#name);
     else tryToStore(this.#storage, this.#name, JSON.stringify(messages));
   }

@@ -54,6 +54,7 @@ export class Tab {
   readonly #ports: Ports;
   readonly #owner: TabOwner;
   readonly #view = new View();
+  readonly bytes = (id: string): ArrayBuffer | undefined => this.#view.bytes(id);
   readonly #composer = new SnapshotComposer(this.#view);
   readonly #errors = new LatestError();
   readonly #connection: Connection;

@@ -1,10 +1,11 @@
 /** Messages and requests on their way to the connection: of this tab, or of the tab that leads. */
 
 import type { Connection } from "../connection/connection.js";
-import type { OutboxMessage } from "../core/outbox.js";
-import { DEFAULT_MAX_SIZE, LONGEST_TIME, sizeFault } from "../core/size.js";
+import { hasRoom, type OutboxMessage } from "../core/outbox.js";
+import { bytesFault, DEFAULT_MAX_SIZE, LONGEST_TIME, sizeFault } from "../core/size.js";
+import type { ConnectionState } from "../core/snapshot.js";
 import type { Update } from "../core/updates.js";
-import type { ClientMessage, ControlRequest, ErrorBody, RunRequest } from "../protocol/messages.js";
+import { SUBPROTOCOL_2, type ClientMessage, type ControlRequest, type ErrorBody, type RunRequest } from "../protocol/messages.js";
 import type { TabGroup } from "../tabs/group.js";
 import { outboxFull, tooManyRequests } from "./errors.js";
 import type { Requests } from "./requests.js";
@@ -32,15 +33,16 @@ export class Transit {
   check(message: ClientMessage, key: string): ErrorBody | null {
     const now = this.#owner.now();
     if (this.#isFull(message) && this.#submissions.known(key) === null) return outboxFull(now);
-    return sizeFault(message, this.#maxSize ?? DEFAULT_MAX_SIZE, now, LONGEST_TIME);
+    return this.#bytesFault(message, now) ?? sizeFault(message, this.#maxSize ?? DEFAULT_MAX_SIZE, now, LONGEST_TIME);
   }
 
   /** The error with which a new message is refused; null if it is not. */
   fault(message: RunRequest): ErrorBody | null {
     const now = this.#owner.now();
     if (this.#isFull(message)) return outboxFull(now);
-    // The server may allow more than by default, so an unknown limit refuses nothing.
-    return sizeFault(message, this.#maxSize ?? Infinity, now);
+    // The server may allow more than by default, so an unknown limit refuses no text; bytes are held in memory.
+    const unknown = message.data === undefined ? Infinity : DEFAULT_MAX_SIZE;
+    return this.#bytesFault(message, now) ?? sizeFault(message, this.#maxSize ?? unknown, now);
   }
 
   deliver(message: OutboxMessage): void {
@@ -77,13 +79,25 @@ export class Transit {
     return Promise.resolve(false);
   }
 
-  #isFull({ type }: ClientMessage): boolean {
-    return (type === "user_message" || type === "agent_request") && this.#submissions.isFull;
+  #isFull(message: ClientMessage): boolean {
+    const { type } = message;
+    if (type !== "user_message" && type !== "agent_request") return false;
+    return this.#submissions.isFull || !hasRoom(this.#submissions.open(), message);
+  }
+
+  /** What is known of the connection before the next one: it may be another one. */
+  #bytesFault(message: ClientMessage, now: number): ErrorBody | null {
+    const { session } = this.#state;
+    return bytesFault(message, session === null || session.subprotocol === SUBPROTOCOL_2, now);
   }
 
   /** The limit of the server, in bytes; null before it is known. */
   get #maxSize(): number | null {
+    return this.#state.config?.connection_limits.max_message_size ?? null;
+  }
+
+  get #state(): ConnectionState {
     const { group, connection } = this.#owner;
-    return (group.leaderState ?? connection.state).config?.connection_limits.max_message_size ?? null;
+    return group.leaderState ?? connection.state;
   }
 }

@@ -282,8 +282,8 @@ export class Connection {
     this.#sender.limits = limits;
     this.#state.limits = limits;
     this.#receiver.start(session_id, last_seq);
-    const transport = this.#line?.transport ?? "websocket";
-    const session = { session_id, connection_id, user_id, verdict, reason, user_room, agents };
+    const { transport = "websocket", subprotocol = "" } = this.#line ?? {};
+    const session = { session_id, connection_id, subprotocol, user_id, verdict, reason, user_room, agents };
     this.#state.connected(this.#now(), session, server_time, transport);
     if (transport !== "websocket") this.#planReturn();
     this.#retry.connected();

@@ -2,8 +2,8 @@
 
 import { localError } from "../core/retry-rules.js";
 import type { Update } from "../core/updates.js";
+import type { Unreadable } from "../protocol/decode.js";
 import type { ErrorBody, ServerMessage, ServerMessageOf } from "../protocol/messages.js";
-import type { UnreadableFrame } from "./line.js";
 import type { Receiver } from "./receiver.js";
 import type { Renewal } from "./renewal.js";
 import type { Sender } from "./sender.js";
@@ -77,7 +77,7 @@ export class FrameHandler {
     this.#owner.update({ kind: "message", message });
   }
 
-  unreadable({ fault, seq, seq_from, isUnknownType }: UnreadableFrame): void {
+  unreadable({ fault, seq, seq_from, isUnknownType }: Unreadable): void {
     if (isUnknownType !== true) {
       const help = "Reload the page to get its newest version.";
       this.#owner.failed(localError(this.#owner.now(), "BAD_SERVER_FRAME", fault, help));

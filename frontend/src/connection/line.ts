@@ -6,14 +6,16 @@
  * if nothing at all arrives after a message, and ends if the probe is not answered.
  */
 
-import { decode, type Decoded } from "../protocol/decode.js";
+import type { Unreadable } from "../protocol/decode.js";
 import { encode } from "../protocol/encode.js";
 import {
   SUBPROTOCOL,
+  SUBPROTOCOL_2,
   type ClientMessage,
   type ServerMessage,
   type ServerMessageOf,
 } from "../protocol/messages.js";
+import { FrameReader } from "../protocol/reader.js";
 import type { Transport } from "../core/snapshot.js";
 import type { TransportAttempt } from "../core/transports.js";
 import type { Refusal, Socket, Timers } from "../ports.js";
@@ -33,8 +35,6 @@ const CLOSE_WITHIN = 1_000; // ms for the server's half of the closing handshake
 /** The server need not answer these. */
 const UNANSWERED: ReadonlySet<ClientMessage["type"]> = new Set(["ack", "pong"]);
 
-export type UnreadableFrame = Extract<Decoded, { readonly ok: false }>;
-
 export interface LineEvents {
   /** A frame arrived. */
   received(): void;
@@ -42,7 +42,7 @@ export interface LineEvents {
   handled(): void;
   established(message: ServerMessageOf<"connection_established">): void;
   message(message: ServerMessage): void;
-  unreadable(frame: UnreadableFrame): void;
+  unreadable(frame: Unreadable): void;
   sent(message: ClientMessage): void;
   /** The socket closed, or did not open in time. */
   closed(code: number, refusal?: Refusal): void;
@@ -57,13 +57,14 @@ export class Line {
   readonly #attempt: TransportAttempt;
   readonly #timers: NamedTimers;
   readonly #events: LineEvents;
+  readonly #reader: FrameReader;
   #isEstablished = false;
   #isEnded = false;
   #heartbeatInterval = Infinity;
   #heardAt = 0;
   /** When the first message was sent that nothing has arrived after; null if there is none. */
   #askedAt: number | null = null;
-  /** The characters that were sent since a frame arrived. */
+  /** The characters and bytes that were sent since a frame arrived. */
   #unheard = 0;
   /** Numbered frames that are held back; null if they are passed on as they arrive. */
   #held: (() => void)[] | null = null;
@@ -77,6 +78,8 @@ export class Line {
     this.#attempt = attempt;
     this.#timers = new NamedTimers(timers);
     this.#events = events;
+    this.#reader = new FrameReader(socket, () => timers.now());
+    socket.binaryType = "arraybuffer";
     socket.onmessage = ({ data }) => this.#received(data);
     socket.onclose = ({ code, refusal }) => this.#closed(code, refusal);
     this.#timers.set("opening", ANSWER_WITHIN, () => this.#closed(LOST));
@@ -84,6 +87,11 @@ export class Line {
 
   get transport(): Transport {
     return this.#attempt.transport;
+  }
+
+  /** The subprotocol that the server has selected. */
+  get subprotocol(): string {
+    return this.#socket.protocol;
   }
 
   get isEstablished(): boolean {
@@ -96,7 +104,12 @@ export class Line {
 
   /** Whether the server expects acknowledgements. */
   get acknowledges(): boolean {
-    return this.#socket.protocol === SUBPROTOCOL;
+    return this.carriesBytes || this.subprotocol === SUBPROTOCOL;
+  }
+
+  /** Whether a message may have bytes. */
+  get carriesBytes(): boolean {
+    return this.subprotocol === SUBPROTOCOL_2;
   }
 
   send(message: ClientMessage): void {
@@ -104,7 +117,7 @@ export class Line {
     if (this.#socket.readyState !== OPEN) return;
     const frame = encode(message, this.#timers.now() / 1000);
     this.#socket.send(frame);
-    this.#unheard += frame.length;
+    this.#unheard += typeof frame === "string" ? frame.length : frame.byteLength;
     if (!UNANSWERED.has(message.type) && this.#askedAt === null) {
       this.#askedAt = this.#timers.now();
       this.#watch();
@@ -175,7 +188,7 @@ export class Line {
     this.#timers.cancel("probe");
     if (this.#isEstablished && !this.#timers.has("watch")) this.#watch();
     this.#events.received();
-    const decoded = decode(data);
+    const decoded = this.#reader.read(data);
     if (!decoded.ok) this.#unreadable(decoded);
     else if (this.#isEstablished) this.#message(decoded.message);
     else if (decoded.message.type === "connection_established") this.#established(decoded.message);
@@ -183,7 +196,7 @@ export class Line {
     this.#events.handled();
   }
 
-  #unreadable(frame: UnreadableFrame): void {
+  #unreadable(frame: Unreadable): void {
     if (this.#isEstablished) this.#pass(frame.seq !== null, () => this.#events.unreadable(frame));
     else this.#events.outOfOrder(frame.fault);
   }

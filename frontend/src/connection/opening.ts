@@ -6,7 +6,7 @@
 import { asHttpAddress, asWebSocketAddress, discoveryAddress, readConfig, type ServerConfig } from "../protocol/discovery.js";
 import { isObject } from "../protocol/check.js";
 import { errorBody } from "../protocol/shapes.js";
-import { SUBPROTOCOL, type ErrorBody } from "../protocol/messages.js";
+import { SUBPROTOCOL, SUBPROTOCOL_2, type ErrorBody } from "../protocol/messages.js";
 import { toBase64Url } from "../core/names.js";
 import { afterStatus, localError, retryAfterMs } from "../core/retry-rules.js";
 import type { HttpAnswer, HttpRequest, Ports, Refusal, Socket } from "../ports.js";
@@ -101,7 +101,7 @@ export async function socketAddress(
     return address === undefined ? null : ports.resolve(asHttpAddress(address), server);
   };
   const query: string[] = [];
-  const protocols = [SUBPROTOCOL];
+  const protocols = [SUBPROTOCOL_2, SUBPROTOCOL];
   const ticketAddress = config.features.tickets ? endpoint("ticket") : null;
   const hasTicket = token !== null && ticketAddress !== null;
   if (hasTicket) {

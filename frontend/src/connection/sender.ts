@@ -5,10 +5,10 @@
 
 import { resendDelay } from "../core/backoff.js";
 import { BoundedMap } from "../core/bounded-map.js";
-import { Outbox, type OutboxMessage } from "../core/outbox.js";
+import { hasRoom, isStorable, Outbox, type OutboxMessage } from "../core/outbox.js";
 import { RateWindow } from "../core/rate.js";
 import { localError, SEND_AGAIN } from "../core/retry-rules.js";
-import { sizeFault } from "../core/size.js";
+import { bytesFault, sizeFault } from "../core/size.js";
 import type { Update } from "../core/updates.js";
 import type { ClientMessage, ControlRequest, ErrorBody, ServerLimits } from "../protocol/messages.js";
 import type { SessionStore } from "../store/session-store.js";
@@ -19,6 +19,8 @@ const MAX_REQUESTS = 100; // that wait for a connection or an answer; a page mak
 /** What a sender needs of a line. */
 export interface Writable {
   readonly isWritable: boolean;
+  /** Whether a message may have bytes. */
+  readonly carriesBytes: boolean;
   send(message: ClientMessage): void;
 }
 
@@ -87,7 +89,7 @@ export class Sender {
   /** Accepts a message for sending; false if the outbox is full. */
   submit(message: OutboxMessage): boolean {
     if (this.#outbox.get(message.key) !== undefined) return true;
-    if (this.#outbox.isFull) return false;
+    if (this.#outbox.isFull || !hasRoom(this.#outbox.messages(), message.message)) return false;
     this.#outbox.add(message);
     this.#saveOutbox();
     this.#flush();
@@ -180,7 +182,7 @@ export class Sender {
     if (line?.isWritable !== true) return;
     for (const [id, request] of this.#requests) {
       if (request.isSent) continue;
-      const fault = sizeFault(request.message, this.#maxSize, this.#timers.now());
+      const fault = this.#fault(line, request.message);
       if (fault !== null) {
         this.#requests.delete(id);
         const error = { type: "error", payload: fault, timestamp: fault.timestamp, correlation_id: id } as const;
@@ -206,7 +208,7 @@ export class Sender {
 
   /** Writes a message, or fails one that is too large; returns the ms that it has to wait instead. */
   #send(line: Writable, message: OutboxMessage, now: number): number {
-    const fault = sizeFault(message.message, this.#maxSize, now);
+    const fault = this.#fault(line, message.message);
     if (fault !== null) {
       this.#events.failed(fault);
       this.#settle(message.key, false, fault);
@@ -220,6 +222,12 @@ export class Sender {
     return 0;
   }
 
+  /** The error of a message that this line cannot carry; null if it can. */
+  #fault(line: Writable, message: ClientMessage): ErrorBody | null {
+    const now = this.#timers.now();
+    return bytesFault(message, line.carriesBytes, now) ?? sizeFault(message, this.#maxSize, now);
+  }
+
   #settle(key: string, ok: boolean, error: ErrorBody | null): void {
     const message = this.#outbox.settle(key);
     if (message === null) return;
@@ -229,7 +237,7 @@ export class Sender {
 
   #saveOutbox(): void {
     this.#countQueued();
-    if (this.#store === null || this.#store.saveOutbox(this.#outbox.messages())) return;
+    if (this.#store === null || this.#store.saveOutbox(this.#outbox.messages().filter(isStorable))) return;
     const help = "Keep this page open until everything is sent.";
     const error = "The browser has no room for unsent messages.";
     this.#events.failed(localError(this.#timers.now(), "STORAGE_FULL", error, help));

@@ -1,6 +1,7 @@
 /** The names of lock, channel and storage: one for each user and server, so that none is shared. */
 
 import { isObject } from "../protocol/check.js";
+import { fromUtf8 } from "../protocol/utf8.js";
 
 /** The subject of a JWT, or null. It only names local things: the server verifies the token. */
 export function subjectOf(token: string): string | null {
@@ -33,7 +34,7 @@ export function toBase64Url(text: string): string {
 
 function fromBase64Url(text: string): string {
   const standard = text.replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
-  let escaped = "";
+  const bytes: number[] = [];
   let bits = 0;
   let held = 0;
   for (const character of standard) {
@@ -43,9 +44,9 @@ function fromBase64Url(text: string): string {
     bits += 6;
     if (bits >= 8) {
       bits -= 8;
-      escaped += `%${((held >> bits) & 0xff).toString(16).padStart(2, "0")}`;
+      bytes.push((held >> bits) & 0xff);
       held &= (1 << bits) - 1;
     }
   }
-  return decodeURIComponent(escaped); // decodes UTF-8 without TextDecoder, which the core cannot assume
+  return fromUtf8(bytes);
 }

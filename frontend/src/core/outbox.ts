@@ -5,7 +5,7 @@
 
 import { isObject } from "../protocol/check.js";
 import { outgoingFault } from "../protocol/encode.js";
-import type { ListedFile, RunRequest } from "../protocol/messages.js";
+import type { ClientMessage, ListedFile, RunRequest } from "../protocol/messages.js";
 import { listedFiles } from "../protocol/shapes.js";
 
 export interface OutboxMessage {
@@ -16,6 +16,8 @@ export interface OutboxMessage {
   readonly files?: readonly ListedFile[];
 }
 
+/** Of messages that wait, together: they are only in memory. */
+export const OUTBOX_BYTES = 8 * 1024 * 1024;
 export const OUTBOX_MESSAGES = 500; // more than a user types offline; beyond it messages are refused
 
 interface Waiting extends OutboxMessage {
@@ -105,6 +107,17 @@ export class Outbox {
     return this.#messages.find((waiting) => waiting.key === key);
   }
 }
+
+const bytesIn = ({ data }: ClientMessage): number => data?.bytes.byteLength ?? 0;
+
+/** Whether a message fits among those that wait, by the bytes that they hold in memory. */
+export function hasRoom(waiting: readonly OutboxMessage[], message: ClientMessage): boolean {
+  const added = bytesIn(message);
+  return added === 0 || waiting.reduce((sum, one) => sum + bytesIn(one.message), added) <= OUTBOX_BYTES;
+}
+
+/** Whether a message can survive a reload: one with bytes is only in memory. */
+export const isStorable = ({ message }: OutboxMessage): boolean => message.data === undefined;
 
 /** The valid messages of a stored outbox, which may be old, incomplete, or written by other code. */
 export function readMessages(text: string | null): OutboxMessage[] {

@@ -1,5 +1,6 @@
 /**
- * The parts of an answer in the order in which they happened: its text, thoughts, tools and questions.
+ * The parts of an answer in the order in which they happened: its text, thoughts, tools, files and
+ * questions.
  *
  * The text of a run grows with each delta, its parts do not: the last part of a text is open.
  */
@@ -7,7 +8,7 @@
 import type { HistoryStep } from "../protocol/messages.js";
 import type { Run, RunPart } from "./snapshot.js";
 
-/** A thought, a tool or a question. */
+/** A thought, a tool, a file or a question. */
 export type StepPart = Exclude<RunPart, { readonly type: "text" }>;
 
 /** A step, and the length of the text before it, in UTF-16 units. */
@@ -86,6 +87,10 @@ export function mergedPlaces(reported: readonly Place[], known: readonly Place[]
   return [...reported, ...rest].sort((a, b) => a.at - b.at);
 }
 
+/** Where a run has received its files: a history lists them without their places. */
+export const filePlaces = (run: Run | undefined): readonly Place[] =>
+  placesOf(run?.parts ?? []).filter(({ part }) => part.type === "file");
+
 /** The run with a part for each of its questions: one that has none yet was asked last. */
 export function withQuestionParts(run: Run): Run {
   const add = (parts: Parts, { question_id }: Run["questions"][number]): Parts =>
@@ -97,6 +102,7 @@ export function withQuestionParts(run: Run): Run {
 function isSameStep(part: RunPart, step: StepPart): boolean {
   if (part.type === "thought") return step.type === "thought" && part.index === step.index;
   if (part.type === "tool") return step.type === "tool" && part.tool_call_id === step.tool_call_id;
+  if (part.type === "file") return step.type === "file" && part.file_id === step.file_id;
   return part.type === "question" && step.type === "question" && part.question_id === step.question_id;
 }
 

@@ -1,9 +1,10 @@
 /** Runs assembled from their events, and from the runs that a resume reports. */
 
-import type { EventMessage, EventPayloads, HistoryMessage, HistoryStep, ResumedRun } from "../protocol/messages.js";
+import type { EventMessage, EventPayloads, HistoryMessage, HistoryStep, ListedFile, ResumedRun } from "../protocol/messages.js";
 import { attachedFiles } from "./attachments.js";
 import {
   beforeText,
+  filePlaces,
   mergedPlaces,
   partsAt,
   placesOf,
@@ -76,6 +77,8 @@ export function afterEvent(before: Run | undefined, event: EventMessage): Run {
       return withQuestionParts({ ...run, questions: withAsked(run.questions, run.run_id, event.payload) });
     case "agent_answered":
       return { ...run, questions: withAnswered(run.questions, event.payload) };
+    case "binary_result":
+      return withFile(run, event.payload);
     case "agent_usage":
       return { ...run, usage: withUsage(run.usage, event.payload) };
     case "agent_completed": {
@@ -89,7 +92,7 @@ export function afterEvent(before: Run | undefined, event: EventMessage): Run {
         error: error ?? null,
         duration_ms,
         abandoned,
-        attachments: attachedFiles(event.payload, event.payload.files),
+        attachments: withFiles(attachedFiles(event.payload, event.payload.files), run.attachments),
         truncated: run.truncated || (run.text === "" && truncated === true),
         tools: cutOff(run.tools),
         questions: closedExcept(run.questions, [], "cancelled"),
@@ -167,12 +170,18 @@ type WithRun = HistoryMessage & { readonly run: NonNullable<HistoryMessage["run"
  * An ended run, from its answer in the history, with its steps and duration.
  *
  * @param question The message that it answers, which lists the questions of the run; undefined if it is on another page.
+ * @param seen The run as this client has received it.
  */
-export function runFromHistory(answer: WithRun, question: HistoryMessage | undefined, thread_id: string): Run {
+export function runFromHistory(
+  answer: WithRun,
+  question: HistoryMessage | undefined,
+  thread_id: string,
+  seen?: Run,
+): Run {
   const { run_id, agent_name, status, duration_ms = question?.run?.duration_ms ?? null } = answer.run;
   const { content: text, steps = [] } = answer;
   const { questions = [] } = question?.run ?? {};
-  const run = withSteps({ ...NEW_RUN, run_id }, steps, text);
+  const run = withSteps({ ...NEW_RUN, run_id, parts: partsAt(filePlaces(seen), text.length) }, steps, text);
   return withQuestionParts({
     ...run,
     correlation_id: question?.correlation_id ?? null,
@@ -209,6 +218,20 @@ function withText(run: Run, added: string): Run {
   if (added === "") return run;
   return { ...run, text: run.text + added, parts: beforeText(run.parts, run.text.length) };
 }
+
+function withFile(run: Run, { file_id, media_type, bytes }: EventPayloads["binary_result"]): Run {
+  return {
+    ...run,
+    attachments: withFiles(run.attachments, [{ file_id, name: "", media_type, bytes }]),
+    parts: withStep(run.parts, { type: "file", file_id }, run.text.length),
+  };
+}
+
+/** Files, with those of other ones that are not among them. */
+const withFiles = (files: readonly ListedFile[], others: readonly ListedFile[]): readonly ListedFile[] => [
+  ...files,
+  ...others.filter(({ file_id }) => !files.some((file) => file.file_id === file_id)),
+];
 
 const cutOff = (tools: readonly ToolCall[]): readonly ToolCall[] =>
   tools.map((tool) => (tool.status === "running" ? { ...tool, status: "cut" } : tool));

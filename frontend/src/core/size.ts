@@ -1,6 +1,6 @@
 /** The size of a message, measured as the server measures it: the bytes of its frame. */
 
-import { encode, utf8Bytes } from "../protocol/encode.js";
+import { frameSize } from "../protocol/encode.js";
 import type { ClientMessage, ErrorBody } from "../protocol/messages.js";
 import { localError } from "./retry-rules.js";
 
@@ -22,8 +22,14 @@ export function sizeFault(
   now: number,
   sentAt = now / 1000,
 ): ErrorBody | null {
-  const size = utf8Bytes(encode(message, sentAt));
+  const size = frameSize(message, sentAt);
   if (size <= max) return null;
   const error = `The message has ${size} bytes; at most ${max} are allowed.`;
   return localError(now, "MESSAGE_TOO_LARGE", error, "Send a shorter message.");
+}
+
+/** The error of a message with bytes on a connection that carries none; null if it has none. */
+export function bytesFault({ data }: ClientMessage, carriesBytes: boolean, now: number): ErrorBody | null {
+  if (data === undefined || carriesBytes) return null;
+  return localError(now, "BYTES_NOT_SUPPORTED", "The connection cannot carry bytes.", "Upload them as a file, and send its id.");
 }

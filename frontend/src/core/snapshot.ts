@@ -114,6 +114,8 @@ export type RunPart =
   /** One of `thoughts`. */
   | { readonly type: "thought"; readonly index: number }
   | { readonly type: "tool"; readonly tool_call_id: string }
+  /** One of `attachments`, which the agent sent at this place. */
+  | { readonly type: "file"; readonly file_id: string }
   /** One of `questions`; a long one is known once the thread's history is loaded. */
   | { readonly type: "question"; readonly question_id: string };
 
@@ -131,7 +133,7 @@ export interface Run {
   readonly text: string;
   /** The text lacks its beginning or its end. */
   readonly truncated: boolean;
-  /** The text, thoughts, tools and questions in the order in which they happened. Text that follows text changes nothing here. */
+  /** The text, thoughts, tools, files and questions in the order in which they happened. Text that follows text changes nothing here. */
   readonly parts: readonly RunPart[];
   readonly thoughts: readonly Thought[];
   readonly tools: readonly ToolCall[];
@@ -144,7 +146,7 @@ export interface Run {
   readonly duration_ms: number | null;
   /** The run has ended, but a part of it ignored its cancellation and may still be running. */
   readonly abandoned: boolean;
-  /** The files that the agent has attached; known at its end. */
+  /** The files that the agent has sent so far; those that it has attached are known at its end. */
   readonly attachments: readonly ListedFile[];
 }
 
@@ -182,7 +184,7 @@ export interface AgentEntry {
   readonly status: RunStatus;
   readonly error: ErrorBody | null;
   readonly truncated: boolean;
-  /** The order of the text and of the run's thoughts, tools and questions. */
+  /** The order of the text and of the run's thoughts, tools, files and questions. */
   readonly parts: readonly RunPart[];
   /** The `message_id` of the message that it answers; null if that is not known. */
   readonly reply_to: string | null;
@@ -195,6 +197,8 @@ export type ChatMessage = UserEntry | AgentEntry;
 export interface SessionInfo {
   readonly session_id: string;
   readonly connection_id: string;
+  /** The subprotocol of the connection: `netra.v2`, or `netra.v1`, which carries no bytes. */
+  readonly subprotocol: string;
   readonly user_id: string;
   readonly verdict: Verdict;
   readonly reason: ResetReason | null;

@@ -59,17 +59,17 @@ import {
   watchedRun,
 } from "./shapes.js";
 
-export type Decoded =
-  | { readonly ok: true; readonly message: ServerMessage }
-  | {
-      readonly ok: false;
-      readonly fault: string;
-      /** Whether the frame is valid except for its type, which a newer server may have. */
-      readonly isUnknownType?: boolean;
-      /** The numbers of an invalid event, if they are valid. */
-      readonly seq: number | null;
-      readonly seq_from?: number;
-    };
+export type Decoded = { readonly ok: true; readonly message: ServerMessage } | Unreadable;
+
+export interface Unreadable {
+  readonly ok: false;
+  readonly fault: string;
+  /** Whether the frame is valid except for its type, which a newer server may have. */
+  readonly isUnknownType?: boolean;
+  /** The numbers of an invalid event, if they are valid. */
+  readonly seq: number | null;
+  readonly seq_from?: number;
+}
 
 type Shapes<P> = { readonly [T in keyof P]: Shape<P[T]> };
 
@@ -139,6 +139,7 @@ const EVENTS: Shapes<EventPayloads> = {
     agent_name: must(text),
     thread_id: must(name),
     attempt: must(integer(1)),
+    run: may(integer(1)),
   },
   agent_thinking: {
     run_id: must(name),
@@ -163,6 +164,12 @@ const EVENTS: Shapes<EventPayloads> = {
     result: may(anything),
     error: may(text),
     truncated: may(truth),
+  },
+  binary_result: {
+    run_id: must(name),
+    media_type: must(name),
+    file_id: must(name),
+    bytes: must(integer(0)),
   },
   agent_asking: { run_id: must(name), ...QUESTION },
   agent_answered: {
@@ -229,32 +236,38 @@ export function readRoomEvent(event: RoomEventBody): RoomEvent | null {
 const number1 = integer(1);
 const CORRELATION_ID = matching(/^[^]{1,128}$/u, "a string of 1 to 128 characters");
 
-export function decode(data: unknown): Decoded {
-  if (typeof data !== "string") return bad("$: expected a text frame, got a binary one");
-  let value: unknown;
+export const decode = (data: unknown): Decoded => decodeValue(parseFrame(data));
+
+const NOT_JSON = Symbol("not JSON");
+const NOT_TEXT = Symbol("not text");
+
+/** The JSON of a text frame, for `decodeValue`. */
+export function parseFrame(data: unknown): unknown {
+  if (typeof data !== "string") return NOT_TEXT;
   try {
-    value = JSON.parse(data);
+    return JSON.parse(data);
   } catch {
-    return bad("$: expected JSON");
+    return NOT_JSON;
   }
+}
+
+export function decodeValue(value: unknown): Decoded {
+  if (value === NOT_TEXT) return bad("$: expected a text frame, got a binary one");
+  if (value === NOT_JSON) return bad("$: expected JSON");
   if (!isObject(value)) return bad(`$: expected an object, got ${show(value)}`);
   const fault = frameFault(value);
   if (fault === null) return { ok: true, message: value as unknown as ServerMessage };
-  const { seq, seq_from } = value;
-  if (number1(seq, "") !== null) {
-    return { ...bad(fault), ...(hasUnknownType(value) && !("seq" in value) ? { isUnknownType: true } : {}) };
-  }
-  const isMerged = integer(1, seq as number)(seq_from, "") === null;
-  return {
-    ok: false,
-    fault,
-    seq: seq as number,
-    ...(isMerged ? { seq_from: seq_from as number } : {}),
-    ...(hasUnknownType(value) ? { isUnknownType: true } : {}),
-  };
+  const isUnknown = hasUnknownType(value) && (number1(value["seq"], "") === null || !("seq" in value));
+  return { ...bad(fault, value), ...(isUnknown ? { isUnknownType: true } : {}) };
 }
 
-const bad = (fault: string): Extract<Decoded, { ok: false }> => ({ ok: false, fault, seq: null });
+/** An unreadable frame; if it is an event, with its numbers, as far as they are valid. */
+export function bad(fault: string, frame: object = {}): Unreadable {
+  const { seq, seq_from } = frame as { readonly seq?: unknown; readonly seq_from?: unknown };
+  if (number1(seq, "") !== null) return { ok: false, fault, seq: null };
+  const isMerged = integer(1, seq as number)(seq_from, "") === null;
+  return { ok: false, fault, seq: seq as number, ...(isMerged ? { seq_from: seq_from as number } : {}) };
+}
 
 /** Whether the type is all that is wrong with the envelope. */
 const hasUnknownType = ({ type, timestamp, payload }: Record<string, unknown>): boolean =>

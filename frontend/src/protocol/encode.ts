@@ -1,7 +1,9 @@
 /** Encodes a message as a frame, after the checks that the server makes, so that faults show at once. */
 
+import { binarySize, writeBinary } from "./binary.js";
 import { eachOf, isObject, may, must, name, integer, matching, number, object, oneOf, anyObject, notNull, show, truth, type Check, type Shape } from "./check.js";
-import { ON_BUSY, RATINGS, type AgentRequestPayload, type ClientMessage, type ClientPayloads, type ClientType, type UserMessagePayload } from "./messages.js";
+import { ON_BUSY, RATINGS, type AgentRequestPayload, type ClientMessage, type ClientPayloads, type ClientType, type MessageData, type UserMessagePayload } from "./messages.js";
+import { utf8Bytes } from "./utf8.js";
 
 const OPEN_PAYLOAD_BYTES = 1024; // of the payload of ping and pong: docs/protocol.md, Limits
 
@@ -9,6 +11,7 @@ const THREAD_ID = matching(/^[A-Za-z0-9_-]{1,64}$/, "1 to 64 characters out of A
 // Counted in code points, as the server does: [^] with `u` matches one.
 const CORRELATION_ID = matching(/^[^]{1,128}$/u, "a string of 1 to 128 characters");
 const NOT_BLANK = matching(/\S/, "a text that is not blank");
+const MEDIA_TYPE = matching(/^[\w!#$&^.+-]{1,63}\/[\w!#$&^.+-]{1,63}$/, "a media type, for example image/png");
 const ROOM = matching(
   /^(?=[^]{1,128}$)[A-Za-z0-9_.-]+(?::[A-Za-z0-9_.-]+)*$/,
   "1 to 128 characters out of A-Z, a-z, 0-9, _, . and -, with : between the parts",
@@ -133,18 +136,33 @@ export function outgoingFault(frame: unknown): string | null {
   return PAYLOADS[type](payload, "$.payload");
 }
 
-export function encode(message: ClientMessage, unixSeconds: number): string {
-  return JSON.stringify({ timestamp: unixSeconds, ...message });
+/** The first fault of the bytes of a message; null if there is none. */
+export function dataFault(type: string, payload: object, { media_type, bytes }: Readonly<Record<keyof MessageData, unknown>>): string | null {
+  if (type !== "user_message" && type !== "room_message") return `$.data: expected nothing in ${show(type)}`;
+  if ("attachments" in payload) return "$.payload.attachments: expected nothing beside data";
+  if (!(bytes instanceof ArrayBuffer) && !(bytes instanceof Uint8Array)) return `$.data: expected bytes, got ${show(bytes)}`;
+  return MEDIA_TYPE(media_type, "$.media_type");
 }
 
-/** The length of a text in bytes as UTF-8. */
-export function utf8Bytes(text: string): number {
-  let bytes = text.length;
-  for (let index = 0; index < text.length; index += 1) {
-    const unit = text.charCodeAt(index);
-    if (unit > 0x7f) bytes += 1;
-    // Half of a surrogate pair counts 2 bytes, the pair 4; any other unit above 0x7ff has 3.
-    if (unit > 0x7ff && (unit < 0xd800 || unit > 0xdfff)) bytes += 1;
-  }
-  return bytes;
+/** A message as a frame: binary if it has bytes, else text. */
+export function encode(message: ClientMessage, unixSeconds: number): string | ArrayBuffer {
+  const { data } = message;
+  const json = jsonOf(message, unixSeconds);
+  return data === undefined ? json : writeBinary(json, data.bytes);
+}
+
+/** The length of a message's frame in bytes. */
+export function frameSize(message: ClientMessage, unixSeconds: number): number {
+  const { data } = message;
+  const json = jsonOf(message, unixSeconds);
+  return data === undefined ? utf8Bytes(json) : binarySize(json, data.bytes);
+}
+
+/** The payload in the frame of a message. */
+export const framePayload = ({ payload, data }: ClientMessage): object =>
+  data === undefined ? payload : { ...payload, attachments: [{ media_type: data.media_type }] };
+
+function jsonOf(message: ClientMessage, unixSeconds: number): string {
+  const { data: _, ...rest } = message;
+  return JSON.stringify({ timestamp: unixSeconds, ...rest, payload: framePayload(message) });
 }

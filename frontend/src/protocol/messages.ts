@@ -1,5 +1,5 @@
 /**
- * Every message of `netra.v1`, both directions, as types.
+ * Every message of `netra.v1` and `netra.v2`, both directions, as types.
  *
  * The names are the server's. `npm run asyncapi` fails if these types and `docs/asyncapi.yaml` differ.
  */
@@ -10,6 +10,8 @@ import type {
   ErrorBody,
   JsonObject,
   JsonValue,
+  ListedAgent,
+  ListedThread,
   PresenceChange,
   QuestionKind,
   Rating,
@@ -85,6 +87,8 @@ export interface ResumedRun {
   readonly run_id: string;
   readonly thread_id: string;
   readonly correlation_id: string;
+  /** Its number in the deltas of a connection with `netra.v2`. */
+  readonly run?: number;
   readonly status: RunStatus;
   /** Its text up to and including `resume.last_seq`. */
   readonly content: string;
@@ -160,14 +164,6 @@ export interface HistoryMessage {
   readonly files?: readonly ListedFile[];
 }
 
-/** An agent of the server. */
-export interface ListedAgent {
-  readonly name: string;
-  readonly title: string;
-  /** Example messages. */
-  readonly examples: readonly string[];
-}
-
 /** A run of a watched thread, as of the `offset` of its `room_joined`. */
 export interface WatchedRun {
   readonly run_id: string;
@@ -187,24 +183,6 @@ export interface WatchedRun {
 export interface RoomEventBody {
   readonly type: string;
   readonly payload: JsonObject;
-}
-
-/** A thread in the list of its user. */
-export interface ListedThread {
-  readonly thread_id: string;
-  /** The name of its room. */
-  readonly room: string;
-  readonly title: string;
-  /** Unix seconds. */
-  readonly created_at: number;
-  /** Of its newest message, in Unix seconds. */
-  readonly updated_at: number;
-  /** The number of its runs that have not ended. */
-  readonly runs_active: number;
-  /** Whether one of them waits for an answer. */
-  readonly asks: boolean;
-  /** The number of agents' messages after the read mark. */
-  readonly unread: number;
 }
 
 export interface ControlPayloads {
@@ -292,6 +270,8 @@ export interface EventPayloads {
     readonly agent_name: string;
     readonly thread_id: string;
     readonly attempt: number;
+    /** Its number in the deltas of a connection with `netra.v2`. */
+    readonly run?: number;
   };
   agent_thinking: {
     readonly run_id: string;
@@ -316,6 +296,14 @@ export interface EventPayloads {
     readonly result?: JsonValue;
     readonly error?: string;
     readonly truncated?: boolean;
+  };
+  /** Bytes of an answer, which are stored as a file. */
+  binary_result: {
+    readonly run_id: string;
+    readonly media_type: string;
+    readonly file_id: string;
+    /** Their number. */
+    readonly bytes: number;
   };
   agent_asking: { readonly run_id: string } & AskedQuestion;
   agent_answered: {
@@ -386,7 +374,7 @@ export type EventMessage = {
     readonly payload: EventPayloads[T];
     readonly seq: number;
     readonly seq_from?: number;
-  };
+  } & (T extends "binary_result" ? { /** The bytes, if they came with the message. */ readonly data?: ArrayBuffer } : unknown);
 }[EventType];
 
 export type ServerMessage = ControlMessage | EventMessage;

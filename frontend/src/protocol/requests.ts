@@ -79,6 +79,12 @@ export interface ClientPayloads {
 export type RoomContent = JsonObject | string;
 export type ClientType = keyof ClientPayloads;
 
+/** Bytes that go with a message, in one binary frame of `netra.v2`. */
+export interface MessageData {
+  readonly media_type: string;
+  readonly bytes: ArrayBuffer;
+}
+
 /** A frame as the client writes it. */
 export type ClientMessage = {
   [T in ClientType]: {
@@ -86,6 +92,8 @@ export type ClientMessage = {
     readonly payload: ClientPayloads[T];
     readonly correlation_id?: string;
     readonly timestamp?: number;
+    /** Only of a `user_message` and a `room_message`. */
+    readonly data?: MessageData;
   };
 }[ClientType];
 

@@ -116,6 +116,7 @@ const RESUMED_RUN: Shape<ResumedRun> = {
   run_id: must(name),
   thread_id: must(name),
   correlation_id: must(name),
+  run: may(integer(1)),
   status: must(oneOf(RUN_STATUSES)),
   content: must(text),
   truncated: may(truth),

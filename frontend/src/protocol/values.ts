@@ -10,6 +10,8 @@ export type JsonValue =
 export type JsonObject = { readonly [name: string]: JsonValue };
 
 export const SUBPROTOCOL = "netra.v1";
+/** The same with short frames for text, and bytes in both directions. */
+export const SUBPROTOCOL_2 = "netra.v2";
 
 export const ON_BUSY = ["enqueue", "reject", "interrupt"] as const;
 export type OnBusy = (typeof ON_BUSY)[number];
@@ -67,4 +69,30 @@ export interface ErrorBody {
   readonly help: string;
   readonly retry_after_ms?: number;
   readonly error_id?: string;
+}
+
+/** An agent of the server. */
+export interface ListedAgent {
+  readonly name: string;
+  readonly title: string;
+  /** Example messages. */
+  readonly examples: readonly string[];
+}
+
+/** A thread in the list of its user. */
+export interface ListedThread {
+  readonly thread_id: string;
+  /** The name of its room. */
+  readonly room: string;
+  readonly title: string;
+  /** Unix seconds. */
+  readonly created_at: number;
+  /** Of its newest message, in Unix seconds. */
+  readonly updated_at: number;
+  /** The number of its runs that have not ended. */
+  readonly runs_active: number;
+  /** Whether one of them waits for an answer. */
+  readonly asks: boolean;
+  /** The number of agents' messages after the read mark. */
+  readonly unread: number;
 }

@@ -20,6 +20,7 @@ export type Methods = Pick<
   | "watchThread"
   | "joinRoom"
   | "publish"
+  | "fileBytes"
   | "getPresence"
   | "followThreads"
   | "loadMoreThreads"
@@ -73,7 +74,8 @@ export function createHandle(client: NetraClient, threadId: string | undefined):
     openThread: (threadId) => client.openThread(threadId),
     watchThread: (threadId, options) => client.watchThread(threadId, options),
     joinRoom: (room, options) => client.joinRoom(room, options),
-    publish: (room, content) => client.publish(room, content),
+    publish: (room, content, bytes) => client.publish(room, content, bytes),
+    fileBytes: (fileId) => client.fileBytes(fileId),
     getPresence: (room) => client.getPresence(room),
     followThreads: () => client.followThreads(),
     loadMoreThreads: () => client.loadMoreThreads(),

@@ -1,7 +1,7 @@
 /** The hooks for rooms and threads: each follows its room or list while its component is mounted. */
 
 import { useCallback, useEffect, useState } from "react";
-import type { JoinOptions, WatchOptions } from "../client/api.js";
+import type { JoinOptions, MessageBytes, WatchOptions } from "../client/api.js";
 import { roomKey, viewName, type RoomItem, type RoomState, type RoomStatus, type RoomTarget } from "../core/rooms.js";
 import type { ChatMessage, Run } from "../core/snapshot.js";
 import type { ControlPayloads, ErrorBody, ListedThread, RoomContent } from "../protocol/messages.js";
@@ -21,7 +21,7 @@ export interface Room extends Watch {
   /** The users in the room; null without `presence`, and until it is received. */
   readonly members: readonly string[] | null;
   /** Publishes in this room. Rejects with `RequestError`. */
-  readonly publish: (content: RoomContent) => Promise<ControlPayloads["room_confirmed"]>;
+  readonly publish: (content: RoomContent, bytes?: MessageBytes) => Promise<ControlPayloads["room_confirmed"]>;
 }
 
 export interface RoomOptions extends JoinOptions {
@@ -45,7 +45,7 @@ export function useRoom(room: string, { history = false, presence = false }: Roo
   const { status, error } = useNetra((netra) => watchOf(stateOf(netra, key)), shallowEqual);
   const events = useNetra((netra) => stateOf(netra, key)?.items ?? NO_EVENTS);
   const members = useMembers(room, presence && status === "joined");
-  const publish = useCallback((content: RoomContent) => client.publish(room, content), [client, room]);
+  const publish = useCallback((content: RoomContent, bytes?: MessageBytes) => client.publish(room, content, bytes), [client, room]);
   return { status, error, events, members, publish };
 }
 

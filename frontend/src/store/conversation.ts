@@ -2,6 +2,7 @@
 
 import type { HistoryMessage } from "../protocol/messages.js";
 import type { Page } from "../core/history.js";
+import { filePlaces } from "../core/parts.js";
 import { isEnd, type AgentEntry, type ChatMessage, type Run, type UserEntry } from "../core/snapshot.js";
 import { answerFromHistory, questionFromHistory, runEntry } from "./entries.js";
 
@@ -136,10 +137,12 @@ export class Conversation {
     const known = this.#old.get(message);
     if (known?.content === content && (known.role === "agent" || known.run_status === run_status)) return known;
     const longer = run !== undefined && isLonger ? { content, truncated: run.truncated, parts: run.parts } : {};
+    // The history lists files without their places.
+    const placed = run?.text === message.content && filePlaces(run).length > 0 ? { parts: run.parts } : {};
     const entry =
       message.role === "user"
         ? { ...questionFromHistory(message, thread, id), run_status }
-        : { ...answerFromHistory(message, thread, agent), ...longer };
+        : { ...answerFromHistory(message, thread, agent), ...placed, ...longer };
     this.#old.set(message, entry);
     return entry;
   }

@@ -1,5 +1,6 @@
 /** Entries of a conversation, made from a message, from a run, or from the history. */
 
+import { framePayload } from "../protocol/encode.js";
 import type { HistoryMessage } from "../protocol/messages.js";
 import { attachedFiles } from "../core/attachments.js";
 import type { OutboxMessage } from "../core/outbox.js";
@@ -18,7 +19,7 @@ export function userEntry(
     role: "user",
     id: key,
     type,
-    payload: { ...message.payload },
+    payload: { ...framePayload(message) },
     content,
     correlation_id: key,
     thread_id: message.payload.thread_id ?? null,

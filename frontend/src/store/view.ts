@@ -6,7 +6,9 @@
  * replaces the tab's own.
  */
 
+import { framePayload } from "../protocol/encode.js";
 import type { ErrorBody, HistoryMessage, ServerMessage, ServerMessageOf } from "../protocol/messages.js";
+import { ByteStore } from "../core/byte-store.js";
 import { withPage, type Page } from "../core/history.js";
 import type { OutboxMessage } from "../core/outbox.js";
 import { afterEvent, afterHistory, afterResume, runFromHistory } from "../core/runs.js";
@@ -43,6 +45,8 @@ export class View {
   readonly #runs = new RunStore();
   readonly #users = new Map<string, UserEntry>();
   readonly #history = new Map<string, Page>();
+  /** Of files by their ids, and of messages by their keys. */
+  readonly #bytes = new ByteStore();
   readonly #conversation = new Conversation({ runs: this.#runs, users: this.#users, history: this.#history });
   #version = 0;
   #writing: ReadonlyMap<string, Run> = NONE;
@@ -82,6 +86,11 @@ export class View {
   /** Whether a run of this session is not over. */
   get hasRuns(): boolean {
     return this.#runs.isActive;
+  }
+
+  /** The bytes of a file, or of a message by its key, while they are kept. */
+  bytes(id: string): ArrayBuffer | undefined {
+    return this.#bytes.get(id);
   }
 
   runs(threads: ReadonlySet<string>): readonly Run[] {
@@ -135,7 +144,7 @@ export class View {
       const answer = answers.get(run.run_id);
       if (answer?.run !== undefined && isEnd(answer.run.status)) {
         const { run: ended, ...rest } = answer;
-        this.#runs.list(runFromHistory({ ...rest, run: ended }, questions.get(run.run_id), thread_id));
+        this.#runs.list(runFromHistory({ ...rest, run: ended }, questions.get(run.run_id), thread_id, this.#runs.get(run.run_id)));
       }
       if (answer !== undefined || message.role === "agent") continue;
       const known = this.#runs.ofSession(run.run_id) ?? this.#runs.get(run.run_id);
@@ -184,6 +193,7 @@ export class View {
     this.#runs.clear();
     this.#users.clear();
     this.#history.clear();
+    this.#bytes.clear();
     this.#changed();
   }
 
@@ -240,6 +250,7 @@ export class View {
     this.#sequence.take(message.seq);
     const known = this.#runs.ofSession(message.payload.run_id);
     const run = afterEvent(known, message);
+    if (message.type === "binary_result" && message.data !== undefined) this.#bytes.set(message.payload.file_id, message.data);
     if (message.type === "agent_answered" && !this.#runs.isOwn(run.run_id)) {
       // This session answered a question of another one, and gets no further events of its run.
       if (known !== undefined) this.#runs.set(run);
@@ -335,6 +346,7 @@ export class View {
       case "settled":
         // A message that no tab has shown yet is shown once it is confirmed.
         if (update.ok) this.#showSent(update.message);
+        this.#keep(update.message);
         this.#mark(update.message.key, { status: update.ok ? "confirmed" : "failed", error: update.error });
         return "applied";
     }
@@ -343,6 +355,13 @@ export class View {
   #showSent(message: OutboxMessage): void {
     const { type, timestamp = 0 } = message.message;
     this.show(message, contentOf(message), type, timestamp);
+  }
+
+  /** Keeps the bytes of a message, which may have been shown without them, for `resend`. */
+  #keep({ key, message }: OutboxMessage): void {
+    if (message.data === undefined) return;
+    this.#bytes.set(key, message.data.bytes);
+    this.#mark(key, { payload: { ...framePayload(message) } });
   }
 
   #mark(key: string, change: Partial<UserEntry>): void {

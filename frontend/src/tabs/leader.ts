@@ -27,7 +27,7 @@ export interface ElectionEvents {
   present(): void;
 }
 
-const VERSION = 5; // of the messages between tabs: pages of different versions do not mix
+const VERSION = 6; // of the messages between tabs: pages of different versions do not mix
 
 type SharingPorts = Ports & {
   readonly locks: Locks;

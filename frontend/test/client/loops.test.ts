@@ -4,7 +4,8 @@ import { describe, expect, it } from "vitest";
 import type { ClientMessage } from "../../src/index.js";
 import { Browser, type Tab } from "../support/browser.js";
 import { connected, hello } from "../support/connected.js";
-import { tokenFor, type FakeSocket } from "../support/server.js";
+import { tokenFor } from "../support/server.js";
+import type { FakeSocket } from "../support/socket.js";
 
 const MINUTE = 60_000;
 

@@ -18,7 +18,7 @@ describe("a line", () => {
 
   it("does not acknowledge if the subprotocol was not selected", async () => {
     const browser = new Browser();
-    browser.server.selects = "";
+    browser.server.selects = () => "";
     const client = await browser.tab().open();
     await client.sendMessage(hello);
     await browser.clock.advance(5_000);

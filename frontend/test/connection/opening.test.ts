@@ -13,7 +13,7 @@ describe("opening", () => {
     const [socket] = browser.server.sockets;
     expect(socket?.url).toMatch(/^wss:\/\/page\.example\/ws\?ticket=ticket-\d+$/);
     expect(socket?.url).not.toContain(tokenFor("alice"));
-    expect(socket?.protocols).toEqual(["netra.v1"]);
+    expect(socket?.protocols).toEqual(["netra.v2", "netra.v1"]);
     expect(tab.tokensGiven).toBe(1);
     expect(client.getSnapshot()).toMatchObject({ status: "CONNECTED", isConnected: true, lastError: null });
     expect(client.getSnapshot().config?.connection_limits.max_message_rate).toBe(60);
@@ -35,7 +35,7 @@ describe("opening", () => {
     const browser = new Browser();
     browser.server.features = { ...browser.server.features, tickets: false };
     await browser.tab().open();
-    const [, jwt] = browser.server.sockets[0]?.protocols ?? [];
+    const [, , jwt] = browser.server.sockets[0]?.protocols ?? [];
     expect(Buffer.from(jwt?.replace("jwt.", "") ?? "", "base64url").toString()).toBe(tokenFor("alice"));
   });
 

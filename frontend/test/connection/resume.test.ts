@@ -17,6 +17,7 @@ function emitRun(server: FakeServer): void {
   server.event(id, "agent_thinking", { thought: "Hm" });
   server.event(id, "tool_executing", { tool_call_id: "t1", tool_name: "upper", arguments: {} });
   for (const piece of PIECES.slice(0, 4)) server.say(id, piece);
+  server.sayBytes(id, "image/png", Uint8Array.of(1, 2, 3).buffer);
   server.event(id, "tool_completed", {
     tool_call_id: "t1",
     tool_name: "upper",
@@ -28,12 +29,16 @@ function emitRun(server: FakeServer): void {
   server.end(id);
 }
 
-describe("a lost connection", () => {
-  // connection_established, confirmation, start, thought, tool, 4 pieces, tool, 4 pieces, end
-  it.each(Array.from({ length: 15 }, (_, n) => n + 1))(
+/** The subprotocols that the server selects, one socket after the other. */
+const SELECTED = [["netra.v1"], ["netra.v2"], ["netra.v1", "netra.v2"], ["netra.v2", "netra.v1"]];
+
+describe.each(SELECTED)("a lost connection (%s, then %s)", (...selected) => {
+  // connection_established, confirmation, start, thought, tool, 4 pieces, bytes, tool, 4 pieces, end
+  it.each(Array.from({ length: 16 }, (_, n) => n + 1))(
     "after frame %i of a run gives the same text, and every event once",
     async (frames) => {
       const browser = new Browser();
+      browser.server.selects = (socket) => selected[socket % selected.length] ?? "";
       const client = await browser.tab().open();
       const seen: number[] = [];
       client.subscribe("*", (message) => "seq" in message && seen.push(message.seq));
@@ -48,6 +53,8 @@ describe("a lost connection", () => {
       expect(answers(client)).toEqual([PIECES.join("")]);
       const [run] = client.getSnapshot().runs;
       expect(run).toMatchObject({ status: "completed", thoughts: [{ thought: "Hm" }] });
+      expect(run?.attachments).toMatchObject([{ media_type: "image/png", bytes: 3 }]);
+      expect(run?.parts.map(({ type }) => type)).toEqual(["thought", "tool", "text", "file", "text"]);
       expect(run?.tools).toMatchObject([{ status: "succeeded", result: "X" }]);
       expect(seen).toEqual(seen.map((_, index) => index + 1));
       expect(browser.server.runs.size).toBe(1);
@@ -56,6 +63,7 @@ describe("a lost connection", () => {
 
   it("after every frame, again and again, gives the same text", async () => {
     const browser = new Browser();
+    browser.server.selects = (socket) => selected[socket % selected.length] ?? "";
     const client = await browser.tab().open();
     const sent = client.sendMessage(hello);
     await settle();

@@ -122,7 +122,7 @@ describe("while the first attempt waits for the server's time", () => {
   it("a message starts nothing on a later connection that does not acknowledge", async () => {
     const { browser, client } = await draining();
     const { server } = browser;
-    server.selects = "";
+    server.selects = () => "";
     client.forceReconnect();
     await browser.clock.advance(CONNECT);
     server.drain(server.socket, TOLD);
@@ -143,7 +143,7 @@ describe("while the first attempt waits for the server's time", () => {
 
   it("a message starts nothing for a client that does not acknowledge", async () => {
     const browser = new Browser();
-    browser.server.selects = "";
+    browser.server.selects = () => "";
     const client = await browser.tab().open();
     browser.server.drain(browser.server.socket, TOLD);
     void say(client, "one");

@@ -5,7 +5,8 @@ import type { NetraClient, Status } from "../../src/index.js";
 import { settle } from "../support/clock.js";
 import { connected, hello } from "../support/connected.js";
 import { Browser } from "../support/browser.js";
-import { tokenFor, type FakeServer, type FakeSocket } from "../support/server.js";
+import { tokenFor, type FakeServer } from "../support/server.js";
+import type { FakeSocket } from "../support/socket.js";
 
 const PIECES = ["He", "l", "lo ", "Wörld ", "😀", "!", " And", " more."];
 const ORDERS = [
@@ -131,7 +132,7 @@ describe("a server that drains", () => {
 
   it("is not left by a client that does not acknowledge", async () => {
     const browser = new Browser();
-    browser.server.selects = "";
+    browser.server.selects = () => "";
     await browser.tab().open();
     browser.server.drain(browser.server.socket);
     await browser.clock.advance(5_000);

@@ -1,5 +1,6 @@
 import { expect, it } from "vitest";
-import { outgoingFault, utf8Bytes } from "../../src/protocol/encode.js";
+import { outgoingFault } from "../../src/protocol/encode.js";
+import { utf8Bytes } from "../../src/protocol/utf8.js";
 
 it("measures text as UTF-8", () => {
   for (const text of ["", "abc", "ä€", "😀", "a😀ß"]) expect(utf8Bytes(text)).toBe(Buffer.byteLength(text));

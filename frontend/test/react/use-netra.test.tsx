@@ -9,6 +9,7 @@ import {
   useEnhancedWebSocket,
   useNetra,
 } from "../../src/react/index.js";
+import { partText } from "../../src/index.js";
 import { Browser, type Tab } from "../support/browser.js";
 
 let browser: Browser;
@@ -137,6 +138,32 @@ describe("a delta", () => {
     expect(lists).toBeGreaterThan(0);
     expect(page.textContent).toContain("4");
   });
+});
+
+it("shows text and files of an answer in their order, with the bytes that came", async () => {
+  function Answer(): ReactNode {
+    const answer = useNetra(({ messages }) => messages.find(({ role }) => role === "agent"));
+    const read = useNetra(({ fileBytes }) => fileBytes);
+    if (answer?.role !== "agent") return null;
+    return answer.parts.map((part, index) => {
+      if (part.type === "text") return <p key={index}>{partText(answer.content, part)}</p>;
+      if (part.type !== "file") return null;
+      const file = answer.attachments.find(({ file_id }) => file_id === part.file_id);
+      return <img key={index} alt={`${file?.media_type} ${new Uint8Array(read(part.file_id) ?? new ArrayBuffer()).join()}`} />;
+    });
+  }
+  await show(
+    <>
+      <Answer />
+      <Composer />
+    </>,
+  );
+  await pass();
+  const run = await ask();
+  await act(async () => browser.server.say(run, "before"));
+  await act(async () => void browser.server.sayBytes(run, "image/png", Uint8Array.of(1, 2, 255).buffer));
+  await act(async () => browser.server.say(run, "after"));
+  expect(page.innerHTML).toContain('<p>before</p><img alt="image/png 1,2,255"><p>after</p>');
 });
 
 describe("useNetra", () => {

@@ -1,7 +1,8 @@
 /** The `events` door of a server in memory: server-sent events, long polls and POST. */
 
 import type { Cancel, ServerMessage, StreamEvents, StreamRequest } from "../../src/index.js";
-import { FakeSocket, type FakeServer } from "./server.js";
+import type { FakeServer } from "./server.js";
+import { FakeSocket } from "./socket.js";
 
 export const DOOR = { events: { stream: "/ws/events", messages: "/ws/messages" } };
 

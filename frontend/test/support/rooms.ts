@@ -8,7 +8,8 @@ import type {
   RoomEventBody,
   WatchedRun,
 } from "../../src/index.js";
-import type { FakeServer, FakeSocket } from "./server.js";
+import type { FakeServer } from "./server.js";
+import type { FakeSocket } from "./socket.js";
 
 interface Stored {
   readonly offset: number;

@@ -1,5 +1,5 @@
 /**
- * A server of `netra.v1` in memory: discovery, tickets, sessions with numbered events and a log, keys
+ * A server of `netra.v1` and `netra.v2` in memory: discovery, tickets, sessions with numbered events and a log, keys
  * and the four verdicts. The test itself emits the events of the agents.
  */
 
@@ -14,18 +14,20 @@ import type {
   HttpRequest,
   JsonValue,
   ListedAgent,
+  ListedFile,
   ResumedQuestion,
   ResumedRun,
   RunStatus,
   ServerMessage,
-  Socket,
   SocketClass,
 } from "../../src/index.js";
 import type { Clock } from "./clock.js";
+import { readFrame } from "./compact.js";
 import { FEATURES, LIMITS } from "./defaults.js";
 import { FakeEvents } from "./events.js";
 import { FakeFiles, listed } from "./files.js";
 import { FakeRooms } from "./rooms.js";
+import { FakeSocket } from "./socket.js";
 import { expiryOf, userOf } from "./tokens.js";
 
 export { FEATURES } from "./defaults.js";
@@ -34,7 +36,7 @@ export { tokenFor } from "./tokens.js";
 interface Session {
   readonly id: string;
   readonly user: string;
-  readonly events: (ServerMessage & { seq: number; seq_from?: number })[];
+  readonly events: (ServerMessage & { seq: number; seq_from?: number; data?: ArrayBuffer })[];
   seq: number;
   acknowledged: number;
   written: number;
@@ -51,6 +53,8 @@ export interface Run {
   end: EventPayloads["agent_completed"] | null;
   /** All questions of the run, open and closed. */
   questions: HistoryQuestion[];
+  /** Those that the agent has sent. */
+  files?: ListedFile[];
 }
 
 export class FakeServer {
@@ -81,7 +85,12 @@ export class FakeServer {
   isUp = true;
   /** True: messages are received and not answered. */
   isMute = false;
-  selects = "netra.v1";
+  /** Which subprotocol the server selects for its first, second, … socket. */
+  selects = (_socket: number): string => "netra.v2";
+  /** The bytes of the binary frames, in order. */
+  readonly bytes: Uint8Array[] = [];
+  /** True: neighbouring text of a run is one event when it is sent again. */
+  mergesReplays = false;
   /** True: a resume sends only the end of each text, and questions without their texts. */
   isShort = false;
   /** An error that answers every message, every answer and every request for a history. */
@@ -186,7 +195,8 @@ export class FakeServer {
     this.#tickets.delete(ticket);
     if (!this.isUp || user === undefined) return false;
     socket.state = "open";
-    socket.protocol = this.selects;
+    // The `events` door has no subprotocols.
+    socket.protocol = socket.protocols.length === 0 ? "netra.v1" : this.selects(this.sockets.indexOf(socket));
     socket.onData = (data) => this.#take(socket, data);
     socket.onopen?.({});
     this.#establish(socket, user, socket.query);
@@ -259,7 +269,7 @@ export class FakeServer {
       },
       timestamp: this.clock.now / 1000,
     });
-    for (const event of replay) socket.deliver(event);
+    for (const event of this.mergesReplays ? merged(replay) : replay) socket.deliver(event);
     replaced?.drop(4409);
   }
 
@@ -297,8 +307,9 @@ export class FakeServer {
     return this.isShort ? { question_id, kind, expires_at, truncated: true } : question;
   }
 
-  #take(socket: FakeSocket, data: string): void {
-    const message = JSON.parse(data) as ClientMessage;
+  #take(socket: FakeSocket, data: string | ArrayBuffer): void {
+    const { message, bytes } = readFrame(data);
+    if (bytes !== null) this.bytes.push(bytes);
     this.received.push(message);
     this.times.push(this.clock.now);
     if (this.isMute || this.intercept(socket, message)) return;
@@ -361,7 +372,8 @@ export class FakeServer {
     });
     const content = message.type === "user_message" ? message.payload.content : "";
     const replaces = message.type === "user_message" ? message.payload.replaces : undefined;
-    const { attachments } = message.payload;
+    // Bytes of a message become a file.
+    const attachments = message.payload.attachments?.map((file: unknown) => (typeof file === "string" ? file : "file-of-message"));
     this.#record(run, "user", content, attachments, replaces);
     const asked = { message_id: `msg-${run.id}`, run_id: run.id, user_id: session.user, content, ...(attachments && { attachments }) };
     this.rooms.mirror(thread, "user_message", replaces === undefined ? asked : { ...asked, replaces }, session.id);
@@ -384,7 +396,8 @@ export class FakeServer {
       this.threads.set(run.thread, [...kept, question]);
       return;
     }
-    const answer: HistoryMessage = { message_id: `${id}-answer`, role, content, created_at, run: about, reply_to: id, ...files };
+    const sent = filesOf(run, attachments);
+    const answer: HistoryMessage = { message_id: `${id}-answer`, role, content, created_at, run: about, reply_to: id, ...sent };
     const answered = kept.flatMap((one) => (one.message_id === id ? [{ ...one, run: about }, answer] : [one]));
     this.threads.set(run.thread, answered);
   }
@@ -443,7 +456,7 @@ export class FakeServer {
     const run = this.#find(runId);
     run.status = status;
     for (const { question_id } of run.questions) this.close(question_id, "cancelled");
-    run.end = { run_id: run.id, status, duration_ms: 5, result: run.text, ...listed(attachments) };
+    run.end = { run_id: run.id, status, duration_ms: 5, result: run.text, ...filesOf(run, attachments) };
     this.#record(run, "agent", run.text, attachments);
     this.emit(run.session, "agent_completed", run.key, run.end);
   }
@@ -453,7 +466,18 @@ export class FakeServer {
     this.emit(run.session, type, run.key, { run_id: runId, ...payload } as EventPayloads[T]);
   }
 
-  emit<T extends keyof EventPayloads>(session: Session, type: T, key: string, payload: EventPayloads[T]): void {
+  /** Sends bytes of a run, which become a file; returns its id. */
+  sayBytes(runId: string, media_type: string, data: ArrayBuffer): string {
+    this.#count += 1;
+    const file_id = `file-${this.#count}`;
+    const run = this.#find(runId);
+    const payload = { run_id: runId, media_type, file_id, bytes: data.byteLength };
+    (run.files ??= []).push({ file_id, name: "", media_type, bytes: data.byteLength });
+    this.emit(run.session, "binary_result", run.key, payload, data);
+    return file_id;
+  }
+
+  emit<T extends keyof EventPayloads>(session: Session, type: T, key: string, payload: EventPayloads[T], data?: ArrayBuffer): void {
     session.seq += 1;
     const event = {
       type,
@@ -461,6 +485,7 @@ export class FakeServer {
       timestamp: this.clock.now / 1000,
       correlation_id: key,
       seq: session.seq,
+      ...(data === undefined ? {} : { data }),
     } as ServerMessage & { seq: number };
     session.events.push(event);
     const run = this.runs.get(payload.run_id);
@@ -519,72 +544,28 @@ export class FakeServer {
   }
 }
 
-export class FakeSocket implements Socket {
-  readonly url: string;
-  readonly protocols: string[];
-  protocol = "";
-  state: "connecting" | "open" | "closed" = "connecting";
-  session = "";
-  isClosing = false;
-  closedWith: number | undefined;
-  onopen: Socket["onopen"] = null;
-  onmessage: Socket["onmessage"] = null;
-  onclose: Socket["onclose"] = null;
-  onerror: Socket["onerror"] = null;
-  onData: (data: string) => void = () => undefined;
-  cancelExpiry: () => void = () => undefined;
-  /** Counts down with each frame; at 0 the connection is cut after that frame. */
-  framesLeft = Infinity;
+const isOpen = ({ outcome }: HistoryQuestion): boolean => outcome === undefined;
 
-  constructor(url: string, protocols: string[] = []) {
-    this.url = url;
-    this.protocols = protocols;
-  }
-
-  /** As in a browser: 2 once the other side closes, while its last frames still arrive. */
-  get readyState(): number {
-    return this.state === "open" ? (this.isClosing ? 2 : 1) : this.state === "connecting" ? 0 : 3;
-  }
-
-  get query(): URLSearchParams {
-    return new URL(this.url).searchParams;
-  }
-
-  send(data: string): void {
-    if (this.readyState !== 1) throw new Error("the socket is not open");
-    // Handled later: frames that are already in flight arrive first.
-    queueMicrotask(() => {
-      if (this.state === "open") this.onData(data);
-    });
-  }
-
-  close(code?: number): void {
-    if (this.state === "closed") return;
-    this.closedWith = code;
-    this.drop(code ?? 1005);
-  }
-
-  deliver(message: unknown): void {
-    this.deliverText(JSON.stringify(message));
-  }
-
-  deliverText(data: unknown): void {
-    if (this.state !== "open" || this.framesLeft <= 0) return;
-    this.framesLeft -= 1;
-    this.onmessage?.({ data });
-    if (this.framesLeft <= 0) this.drop(1006);
-  }
-
-  /** The connection ends, by the server or by the network. */
-  drop(code: number): void {
-    if (this.state === "closed") return;
-    this.state = "closed";
-    this.cancelExpiry();
-    this.onclose?.({ code });
-  }
+/** The files of an answer: those that the agent has sent, and those that it has attached. */
+function filesOf(run: Run, attachments?: readonly string[]): Pick<HistoryMessage, "attachments" | "files"> {
+  const files = [...(run.files ?? []), ...(listed(attachments).files ?? [])];
+  return files.length === 0 ? {} : { attachments: files.map(({ file_id }) => file_id), files };
 }
 
-const isOpen = ({ outcome }: HistoryQuestion): boolean => outcome === undefined;
+type Event = Session["events"][number];
+
+function merged(events: readonly Event[]): Event[] {
+  const all: Event[] = [];
+  for (const event of events) {
+    const before = all.at(-1);
+    if (event.type === "partial_result" && before?.type === "partial_result" && before.payload.run_id === event.payload.run_id) {
+      const { run_id } = event.payload;
+      const payload = { run_id, content: before.payload.content + event.payload.content };
+      all.splice(-1, 1, { ...event, payload, seq_from: before.seq_from ?? before.seq });
+    } else all.push(event);
+  }
+  return all;
+}
 
 const WARNING = 60_000; // ms before its end that a server warns about a token
 

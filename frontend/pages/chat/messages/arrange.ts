@@ -3,7 +3,8 @@
 
 import type { RunPart } from "../../../src/index.ts";
 
-export type StepPart = Exclude<RunPart, { readonly type: "text" }>;
+/** A step that is shown within the answer; its files are shown behind it. */
+export type StepPart = Exclude<RunPart, { readonly type: "text" | "file" }>;
 
 export type Block =
   | { readonly type: "text"; readonly from: number; readonly text: string }
@@ -33,6 +34,7 @@ export function arrange(text: string, parts: readonly RunPart[]): Arrangement {
       at = part.to ?? part.from;
       continue;
     }
+    if (part.type === "file") continue;
     if (at > place.at) place = placeIn(text, done, at);
     const piece = text.slice(done, place.at);
     const isShown = piece.trim() !== "";
