@@ -21,6 +21,7 @@ from support.browser import (
     bubbles,
     chromium,
     connected,
+    received,
     said,
     say,
     sign_in,
@@ -217,6 +218,7 @@ def test_a_line_that_drops_in_mid_stream_costs_nothing(
 ) -> None:
     with visiting(browser, relay.address) as visitor:
         page = visitor.page()
+        frames = received(page)
         sign_in(page)
         say(page, "hold resumed")
         expect(answers(page)).to_contain_text("first")
@@ -236,6 +238,12 @@ def test_a_line_that_drops_in_mid_stream_costs_nothing(
         expect(answers(page).locator(".markdown")).to_have_text(answered)
         expect(bubbles(page)).to_have_text(asked)
         expect(page.get_by_text("Stopped")).to_have_count(0)
+        # Deltas of netra.v2; the second connection names the first run by its number alone.
+        deltas = [frame[1:] for frame in frames if isinstance(frame, list)]
+        assert deltas == [["first "], ["second", 1], ["in line"], ["typed meanwhile"]]
+        types = {frame["type"] for frame in frames if isinstance(frame, dict)}
+        assert "agent_started" in types
+        assert "partial_result" not in types
 
 
 def test_a_line_that_is_dead_is_noticed_and_a_long_wait_can_be_ended(

@@ -75,6 +75,18 @@ def chromium() -> Iterator[Browser]:
             yield browser
 
 
+def received(page: Page) -> list[Any]:
+    """Return a list of the JSON of each text frame that the page receives from now on."""
+    frames: list[Any] = []
+
+    def keep(frame: str | bytes) -> None:
+        if isinstance(frame, str):
+            frames.append(orjson.loads(frame))
+
+    page.on("websocket", lambda socket: socket.on("framereceived", keep))
+    return frames
+
+
 @cache
 def _axe() -> str:
     """Return the script of axe, which checks accessibility."""
