@@ -17,10 +17,16 @@ import trio
 from attrs import define
 
 from netra_trio.errors import MessageTooBig, TransportClosed
+from netra_trio.protocol.binary import BinaryFrame
 from netra_trio.protocol.codes import ABNORMAL
 from netra_trio.transports.base import SendShared
 
 BUFFER_BYTES = 128 * 1024  # of one direction; measured: loopback holds that before a send blocks
+
+
+def _received(frame: bytes) -> bytes:
+    """Return a frame as its peer receives it: orjson accepts no subclass of `bytes`."""
+    return frame if type(frame) is BinaryFrame else bytes(frame)
 
 
 def _size(frame: str | bytes | None) -> int:
@@ -249,7 +255,7 @@ class MemoryTransport:
 
     async def send(self, frames: Sequence[bytes], *, ping: bool = False) -> bool:
         """Send text messages, and a ping; each waits for room at most the send timeout."""
-        waits = [await self._put(frame) for frame in frames]
+        waits = [await self._put(_received(frame)) for frame in frames]
         if ping:
             waits.append(await self._put(None))
         return any(waits)
