@@ -58,7 +58,7 @@ class Feed(RoomFeed):
 
 
 def short(data: bytes) -> Any:
-    frame: dict[str, Any] = orjson.loads(data)
+    frame: dict[str, Any] = orjson.loads(bytes(data))
     payload = frame["payload"]
     kind = frame["type"]
     if kind == "room_event":
@@ -282,7 +282,7 @@ def test_a_merged_frame_has_its_first_offset() -> None:
     feed.add_event(state, delta(3, "ä"))
     feed.add_event(state, delta(5, "b"))  # 4 is of a run of the own session
     (data,) = feed.take(max_bytes=ALL, lags=True)
-    assert orjson.loads(data)["payload"] == {
+    assert orjson.loads(bytes(data))["payload"] == {
         "room": "news",
         "offset": 5,
         "offset_from": 3,

@@ -212,7 +212,7 @@ class Member:
         frames: list[Payload] = []
         while self.feed.has_pending:
             taken = self.feed.take(max_bytes=max_bytes, lags=lags)
-            frames += [orjson.loads(frame) for frame in taken]
+            frames += [orjson.loads(bytes(frame)) for frame in taken]
             if max_bytes < 1 << 30:
                 break
         for frame in frames:
