@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import orjson
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 from support.browser import chromium, visiting
@@ -30,6 +31,32 @@ async def talk(run):
             await run.emit(word)
 """
 VITE = "node_modules/vite/bin/vite.js"
+# The packed client in Node, with those parts of a browser that Node has.
+BYTES = """
+import { browserPorts, createClient } from "@netra-trio/client";
+
+const [server] = process.argv.slice(2);
+const { locks, openChannel, ...ports } = browserPorts();
+const answer = await fetch(`${server}/ws/dev-token`, { method: "POST", body: '{"user": "bytes"}' });
+const { token } = await answer.json();
+const client = createClient({ url: server, getToken: () => token }, { ...ports, onPage: () => () => undefined });
+client.connect();
+const ended = new Promise((resolve) => client.subscribe("agent_completed", resolve));
+const picture = new Uint8Array(64);
+picture.set([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
+const message = { type: "user_message", payload: { content: "look" }, data: picture, media_type: "image/png" };
+if (!(await client.sendMessage(message))) throw new Error(JSON.stringify(client.getSnapshot().lastError));
+await ended;
+const { session, threadId, messages } = client.getSnapshot();
+const { messages: [{ files }] } = await client.loadThread(threadId);
+const { url, headers } = await client.fileRequest(files[0].file_id);
+const read = [...new Uint8Array(await (await fetch(url, { headers })).arrayBuffer()).slice(0, 4)];
+const refused = client.checkMessage({ ...message, data: new Uint8Array(20_000) }).code;
+client.close();
+const { subprotocol } = session;
+console.log(JSON.stringify({ subprotocol, answer: messages[1].content, files, read, refused }));
+process.exit();
+"""
 NEXT_TEST = """
 import { renderToString } from "react-dom/server";
 import { expect, it } from "vitest";
@@ -86,6 +113,18 @@ def test_a_built_page_that_a_server_renders(app: Path, browser: Browser, server:
     npm(app, "exec", "--", *words, **environ)
     with kept_port() as port, running(app, "server/server.js", PORT=str(port)) as address:
         use(browser, address)
+
+
+def test_bytes_go_with_a_message(app: Path, server: Server) -> None:
+    (app / "bytes.mjs").write_text(BYTES, encoding="utf-8")
+    output = npm(app, "exec", "--", "node", "bytes.mjs", f"http://{server.address}")
+    told = orjson.loads(output.splitlines()[-1])
+    assert told["subprotocol"] == "netra.v2"
+    assert told["answer"] == "You said look"
+    [file] = told["files"]
+    assert (file["media_type"], file["bytes"]) == ("image/png", 64)
+    assert told["read"] == [0x89, *b"PNG"]
+    assert told["refused"] == "MESSAGE_TOO_LARGE"
 
 
 def use(browser: Browser, address: str) -> None:

@@ -199,7 +199,7 @@ const EVENTS: Shapes<EventPayloads> = {
 };
 
 const ROOM_EVENTS: Shapes<Pick<RoomEvents, "room_message" | "user_message">> = {
-  room_message: { user_id: may(name), content: must(anything) },
+  room_message: { user_id: may(name), content: must(anything), attachments: may(eachOf(name)) },
   user_message: {
     message_id: must(name),
     run_id: must(name),

@@ -11,7 +11,10 @@ const THREAD_ID = matching(/^[A-Za-z0-9_-]{1,64}$/, "1 to 64 characters out of A
 // Counted in code points, as the server does: [^] with `u` matches one.
 const CORRELATION_ID = matching(/^[^]{1,128}$/u, "a string of 1 to 128 characters");
 const NOT_BLANK = matching(/\S/, "a text that is not blank");
-const MEDIA_TYPE = matching(/^[\w!#$&^.+-]{1,63}\/[\w!#$&^.+-]{1,63}$/, "a media type, for example image/png");
+const MEDIA_TYPE = matching(
+  /^(?=[^]{1,127}$)[\w!#$&^.+-]+\/[\w!#$&^.+-]+(?:; ?[\w.+-]+=[\w.+-]+)*$/,
+  "a media type, for example image/png",
+);
 const ROOM = matching(
   /^(?=[^]{1,128}$)[A-Za-z0-9_.-]+(?::[A-Za-z0-9_.-]+)*$/,
   "1 to 128 characters out of A-Z, a-z, 0-9, _, . and -, with : between the parts",

@@ -340,7 +340,8 @@ export interface EventPayloads {
 
 /** The known events of rooms, besides those of runs. */
 export interface RoomEvents extends Omit<EventPayloads, "message_confirmed"> {
-  room_message: { readonly user_id?: string; readonly content: JsonValue };
+  /** `attachments`: the id of the file with its bytes. */
+  room_message: { readonly user_id?: string; readonly content: JsonValue; readonly attachments?: readonly string[] };
   user_message: {
     readonly message_id: string;
     readonly run_id: string;

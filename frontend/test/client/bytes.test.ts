@@ -313,6 +313,21 @@ describe("a message with bytes", () => {
     expect(browser.server.bytes).toHaveLength(2);
   });
 
+  it.each([
+    ["audio/webm;codecs=opus", true],
+    ["text/plain; charset=utf-8", true],
+    ["application/vnd.api+json", true],
+    [`a/${"b".repeat(125)}`, true],
+    [`a/${"b".repeat(126)}`, false],
+    ["image/", false],
+    ["image/png ", false],
+    ["image/p\u00e4g", false],
+    ["audio/webm;codecs", false],
+  ])("of the type %j is accepted: %s", async (media_type, isAccepted) => {
+    const { client } = await connected();
+    expect(client.checkMessage({ ...withBytes(ONE), media_type })?.code).toBe(isAccepted ? undefined : "VALIDATION_ERROR");
+  });
+
   it.each<[string, OutgoingMessage, string]>([
     ["of another type", { ...withBytes(ONE), type: "agent_request", payload: { agent: "echo", input: "x" } }, '$.data: expected nothing in "agent_request"'],
     ["beside files", { ...withBytes(ONE), payload: { content: "x", attachments: ["f"] } }, "$.payload.attachments: expected nothing beside data"],
