@@ -281,6 +281,14 @@ async def test_a_lost_answer_names_files_once(store: SqlStore) -> None:
     ]
 
 
+async def test_a_transaction_that_is_repeated_names_files_once(store: SqlStore) -> None:
+    file = await upload(store)
+    batch = Batch([RecordMessage(naming(file))], store.owner, ThreadNumbers())
+    await store.database.rehearse(batch.write)  # it is rolled back, as after a deadlock
+    await store.database.write(batch.write)
+    assert [each.attachments for each in await page(store)] == [(file.file_id,)]
+
+
 async def test_messages_of_one_batch_name_one_file(store: SqlStore, url: str) -> None:
     first, second = await upload(store), await upload(store)
     earlier = new()
@@ -373,11 +381,17 @@ async def test_a_call_is_repeated_after_its_answer_was_lost(
 # Clocks
 
 
-@pytest.mark.parametrize("ahead", [-10 * DAY, 10 * DAY])
-async def test_a_clock_that_is_wrong_deletes_no_recent_file(url: str, ahead: float) -> None:
+@pytest.mark.parametrize(
+    ("ahead", "age"),
+    [(10 * DAY, 0.0), (-10 * DAY, 10 * DAY)],
+    ids=["ahead", "behind, as the file's"],
+)
+async def test_a_clock_that_is_wrong_deletes_no_recent_file(
+    url: str, ahead: float, age: float
+) -> None:
     store = SqlStore(url, wall_clock=lambda: time.time() + ahead)
     async with store.open():
-        file = await upload(store)
+        file = await upload(store, a_file(age=age))
         assert await store.deleted_files() == []
         assert await is_there(store, file)
 
