@@ -1,5 +1,6 @@
 """The app of `docs/react-vite.md`, as printed: installed, built, tested, and used in a browser."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,33 +31,8 @@ async def talk(run):
         for word in ("You ", "said ", run.content):
             await run.emit(word)
 """
+PROGRAMS = Path(__file__).parent.parent / "browser"
 VITE = "node_modules/vite/bin/vite.js"
-# The packed client in Node, with those parts of a browser that Node has.
-BYTES = """
-import { browserPorts, createClient } from "@netra-trio/client";
-
-const [server] = process.argv.slice(2);
-const { locks, openChannel, ...ports } = browserPorts();
-const answer = await fetch(`${server}/ws/dev-token`, { method: "POST", body: '{"user": "bytes"}' });
-const { token } = await answer.json();
-const client = createClient({ url: server, getToken: () => token }, { ...ports, onPage: () => () => undefined });
-client.connect();
-const ended = new Promise((resolve) => client.subscribe("agent_completed", resolve));
-const picture = new Uint8Array(64);
-picture.set([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
-const message = { type: "user_message", payload: { content: "look" }, data: picture, media_type: "image/png" };
-if (!(await client.sendMessage(message))) throw new Error(JSON.stringify(client.getSnapshot().lastError));
-await ended;
-const { session, threadId, messages } = client.getSnapshot();
-const { messages: [{ files }] } = await client.loadThread(threadId);
-const { url, headers } = await client.fileRequest(files[0].file_id);
-const read = [...new Uint8Array(await (await fetch(url, { headers })).arrayBuffer()).slice(0, 4)];
-const refused = client.checkMessage({ ...message, data: new Uint8Array(20_000) }).code;
-client.close();
-const { subprotocol } = session;
-console.log(JSON.stringify({ subprotocol, answer: messages[1].content, files, read, refused }));
-process.exit();
-"""
 NEXT_TEST = """
 import { renderToString } from "react-dom/server";
 import { expect, it } from "vitest";
@@ -116,8 +92,8 @@ def test_a_built_page_that_a_server_renders(app: Path, browser: Browser, server:
 
 
 def test_bytes_go_with_a_message(app: Path, server: Server) -> None:
-    (app / "bytes.mjs").write_text(BYTES, encoding="utf-8")
-    output = npm(app, "exec", "--", "node", "bytes.mjs", f"http://{server.address}")
+    shutil.copy(PROGRAMS / "packed_client.mjs", app)
+    output = npm(app, "exec", "--", "node", "packed_client.mjs", f"http://{server.address}")
     told = orjson.loads(output.splitlines()[-1])
     assert told["subprotocol"] == "netra.v2"
     assert told["answer"] == "You said look"
