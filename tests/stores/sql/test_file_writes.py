@@ -24,11 +24,10 @@ from stores.samples import (
     new,
     record,
 )
-from stores.sql_samples import LostAnswers, outcome, two_stores, wait_until_ready
+from stores.sql_samples import LostAnswers, outcome, wait_until_ready
 
 from netra_trio.errors import DatabaseUnusable, FilesNotFound, NotStorable, StoreUnavailable
 from netra_trio.protocol.messages import RunStatus
-from netra_trio.stores.base import Store
 from netra_trio.stores.files import ORPHAN_SECONDS, UNFINISHED_SECONDS, StoredFile
 from netra_trio.stores.sql import files as sql_files
 from netra_trio.stores.sql.batch import Batch
@@ -196,19 +195,6 @@ async def test_other_users_do_not_wait_for_the_quota(postgres_url: str) -> None:
     with in_order(postgres_url, works[0], works[1]) as late:
         assert late.result() is True
     assert states(postgres_url, one, other) == ["reserved", "reserved"]
-
-
-async def test_the_quota_is_exact_for_uploads_to_two_nodes(url: str) -> None:
-    reserved: list[StoredFile] = []
-
-    async def reserve_one(store: Store, file: StoredFile) -> None:
-        if await store.reserve_file(file, max_bytes=55):
-            reserved.append(file)
-
-    async with two_stores(url) as nodes, trio.open_nursery() as nursery:
-        for each in range(12):
-            nursery.start_soon(reserve_one, nodes[each % 2], a_file(10))
-    assert len(reserved) == 5
 
 
 # Retention
