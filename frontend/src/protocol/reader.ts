@@ -8,7 +8,7 @@
  */
 
 import { readBinary } from "./binary.js";
-import { integer, isObject, show, text, type Check } from "./check.js";
+import { integer, isObject, show, text } from "./check.js";
 import { bad, decode, decodeValue, parseFrame, type Decoded } from "./decode.js";
 import { SUBPROTOCOL_2, type ServerMessage } from "./messages.js";
 
@@ -62,7 +62,7 @@ export class FrameReader {
 
   #delta(value: readonly unknown[]): Decoded {
     const [seq, content, number, seq_from] = value;
-    const fault = this.#deltaFault(value);
+    const fault = deltaFault(value);
     if (fault !== null) return bad(fault, { seq, seq_from });
     const run = value.length === 2 ? this.#latest : this.#runs.get(number as number);
     if (run == null) return bad(`$[2]: expected the number of a run, got ${show(number)}`, { seq, seq_from });
@@ -72,17 +72,6 @@ export class FrameReader {
     // A delta has no time: it is as old as its arrival, by the server's clock.
     const timestamp = (this.#now() + this.#ahead) / 1000;
     return { ok: true, message: { type: "partial_result", payload, timestamp, ...rest, ...numbers } };
-  }
-
-  #deltaFault(value: readonly unknown[]): string | null {
-    if (value.length < 2 || value.length > FIELDS) return `$: expected 2 to ${FIELDS} fields, got ${value.length}`;
-    const last = typeof value[0] === "number" ? value[0] : 0;
-    const checks: readonly Check[] = [number1, text, number1, integer(1, last)];
-    for (const [index, field] of value.entries()) {
-      const fault = checks[index]?.(field, `$[${index}]`) ?? null;
-      if (fault !== null) return fault;
-    }
-    return null;
   }
 
   /** Notes which runs a frame names. */
@@ -110,4 +99,16 @@ export class FrameReader {
       if (this.#latest?.run_id === run_id) this.#latest = null;
     }
   }
+}
+
+function deltaFault(value: readonly unknown[]): string | null {
+  const { length } = value;
+  if (length < 2 || length > FIELDS) return `$: expected 2 to ${FIELDS} fields, got ${length}`;
+  const [seq, content, number, seq_from] = value;
+  return (
+    number1(seq, "$[0]") ??
+    text(content, "$[1]") ??
+    (length > 2 ? number1(number, "$[2]") : null) ??
+    (length > 3 ? integer(1, seq as number)(seq_from, "$[3]") : null)
+  );
 }
