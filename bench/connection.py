@@ -11,6 +11,7 @@ as bytes. Pings and heartbeats are answered. Events are acknowledged as the prot
 """
 
 import asyncio
+import zlib
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any
@@ -26,6 +27,9 @@ OPENING_SECONDS = 30.0  # for a connection to be established; a longer time is a
 CLOSING_SECONDS = 5.0  # for a server to answer a close
 
 _FINAL = 0x80
+_COMPRESSED = 0x40
+_TAIL = b"\x00\x00\xff\xff"  # RFC 7692, 7.2.2
+_EXTENSIONS = b"\r\nsec-websocket-extensions: "
 _NUMBER = b'"seq":'
 _NORMAL = (1000).to_bytes(2, "big")
 
@@ -52,7 +56,7 @@ class Target:
 
     def request(self, token: str, resume: "ResumePoint | None" = None) -> bytes:
         """Return the upgrade request, for a new session or to resume one."""
-        offer = self.dialect.subprotocol
+        offer, extension = self.dialect.subprotocol, self.dialect.extension
         query = "" if resume is None else f"&session_id={resume.session_id}&last_seq={resume.seq}"
         lines = [
             f"GET {self.dialect.target.format(token=token)}{query} HTTP/1.1",
@@ -62,6 +66,7 @@ class Target:
             f"Sec-WebSocket-Key: {KEY}",
             "Sec-WebSocket-Version: 13",
             *([f"Sec-WebSocket-Protocol: {offer}"] if offer is not None else []),
+            *([f"Sec-WebSocket-Extensions: {extension}"] if extension is not None else []),
         ]
         return "\r\n".join([*lines, "", ""]).encode()
 
@@ -196,22 +201,29 @@ class Connection(asyncio.Protocol):
         if not self._is_upgraded:
             self._rest = data
             return
-        events, last, last_end = 0, 0, 0
+        events, last_data, last, last_end = 0, data, 0, 0
         while True:
             start, end = bounds(data, position)
             if end == INCOMPLETE:
                 break
+            if data[position] & _COMPRESSED:
+                payload = _inflated(data[start:end])
+                if self._handle(data[position], payload):
+                    events += 1
+                    last_data, last, last_end = payload, 0, len(payload)
+                position = end
+                continue
             is_delta = data.startswith(self._delta, start)
             if is_delta and self.on_delta is not None:
                 self.on_delta(data, start, end)
             if is_delta or self._handle(data[position], data[start:end]):
                 events += 1
-                last, last_end = start, end
+                last_data, last, last_end = data, start, end
             position = end
         self._rest = data[position:]
         self._counters.events += events
         if events and self._has_numbers:
-            self._note_number(data, last, last_end)
+            self._note_number(last_data, last, last_end)
 
     def _note_number(self, data: bytes, start: int, end: int) -> None:
         """Note the number of the last event in the received bytes."""
@@ -235,6 +247,9 @@ class Connection(asyncio.Protocol):
             return 0
         if not data.startswith(b"HTTP/1.1 101 "):
             self._fail(f"refused: {data[:200].decode('latin-1')}")
+            return 0
+        if self.dialect.extension is not None and _EXTENSIONS not in data[:end].lower():
+            self._fail("the server does not compress")
             return 0
         self._is_upgraded = True
         return end + 4
@@ -288,6 +303,10 @@ class Connection(asyncio.Protocol):
         if not self.opened.done():
             self.opened.set_exception(LoadError(why))
         self._counters.fail(why)
+
+
+def _inflated(payload: bytes) -> bytes:
+    return zlib.decompressobj(-zlib.MAX_WBITS).decompress(payload + _TAIL)
 
 
 def _ignore(connection: Connection, kind: bytes, frame: bytes) -> None:

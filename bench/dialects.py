@@ -30,6 +30,7 @@ class Dialect:
         acknowledges: Whether the client acknowledges events.
         engine_io: Whether frames are wrapped as Engine.IO and Socket.IO packets.
         compact: Whether deltas are arrays: a number, and a text.
+        extension: The WebSocket extension to offer, if any.
     """
 
     target: str
@@ -39,6 +40,7 @@ class Dialect:
     acknowledges: bool = False
     engine_io: bool = False
     compact: bool = False
+    extension: str | None = None
     delta: bytes = field(init=False)
 
     @delta.default
@@ -87,6 +89,13 @@ _PLAIN = Dialect("/ws?token={token}")
 
 DIALECTS: Mapping[str, Dialect] = {
     "netra": evolve(_PLAIN, subprotocol="netra.v1", numbers=True, acknowledges=True),
+    "netra-deflate": evolve(
+        _PLAIN,
+        subprotocol="netra.v1",
+        numbers=True,
+        acknowledges=True,
+        extension="permessage-deflate; client_max_window_bits",
+    ),
     "netra-v2": evolve(
         _PLAIN, subprotocol="netra.v2", numbers=True, acknowledges=True, compact=True
     ),

@@ -24,7 +24,7 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from attrs import frozen
+from attrs import field, frozen
 
 from bench.processes import ServerError, child, tail
 from bench.valkey import Valkey, find_program, valkey
@@ -57,6 +57,7 @@ class Kind:
         workers: How many of its processes serve connections.
         has_broker: Whether it has a Valkey.
         bases: Other servers that ratios refer to when this one is measured.
+        environ: Its settings.
     """
 
     about: str
@@ -70,6 +71,7 @@ class Kind:
     workers: int = 1
     has_broker: bool = False
     bases: Sequence[str] = ()
+    environ: Mapping[str, str] = field(factory=dict)
 
     @property
     def missing(self) -> list[str]:
@@ -125,6 +127,17 @@ SERVERS: Mapping[str, Kind] = {
         rooms=_ROOMS,
         has_checkouts=True,
         bases=(NETRA,),
+    ),
+    "netra-deflate": Kind(
+        "the same command with `WEBSOCKET_COMPRESSION`, with clients that offer it",
+        _serve("bench.peers.netra"),
+        dialect="netra-deflate",
+        only_full=True,
+        resumes=True,
+        rooms=_ROOMS,
+        has_checkouts=True,
+        bases=(NETRA,),
+        environ={"WEBSOCKET_COMPRESSION": "true"},
     ),
     BROKER: Kind(
         "the same command with a Valkey, to which it copies its sessions",
@@ -246,6 +259,7 @@ def running(
             **_environ(secret, heartbeat=heartbeat, unlimited=unlimited),
             "HOME": str(directory),
             "PYTHONPATH": _python_path(directory, Name.parse(name).checkout or ROOT),
+            **kind_of(name).environ,
             **(environ or {}),
         }
         with ExitStack() as stack:

@@ -124,7 +124,7 @@ class _Marks(Extension):
         return frame
 
 
-_MARKS = _Marks()
+_MARKS: list[Extension] = [_Marks()]
 
 
 class _Core(Protocol):
@@ -158,7 +158,7 @@ class InboundFrames:
         # The core counts a ping inside a fragmented message towards the size of the message.
         self._core = _Core(SERVER, max_size=parsed_bytes + CONTROL_BYTES, logger=_log)
         if deflate is not None:
-            self._core.extensions = [_MARKS]
+            self._core.extensions = _MARKS
         self._parsed_bytes = parsed_bytes
         self._is_compressed = False
         self._inflater: Inflater | None = None  # only while a message is inflated

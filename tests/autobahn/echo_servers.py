@@ -12,15 +12,15 @@ from typing import Any, cast
 import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve
-from websockets.frames import Opcode
 
 from netra_trio.errors import MessageTooBig, TransportClosed
+from netra_trio.protocol.binary import BinaryFrame
 from netra_trio.server.hypercorn.install import install
 from netra_trio.server.hypercorn.limits import Limits
 from netra_trio.server.listener import Listener
 from netra_trio.server.request_head import read_head
 from netra_trio.transports.byte_stream import SocketByteStream
-from netra_trio.transports.frames import frame
+from netra_trio.transports.deflate import Compression
 from netra_trio.transports.handshake import accepting
 from netra_trio.transports.headers import by_name
 from netra_trio.transports.pacing import Turns
@@ -31,6 +31,7 @@ MAX_BYTES = 16 * 1024 * 1024  # the longest message of the cases
 SEND_TIMEOUT = 30.0  # seconds
 
 _turns = Turns()
+_compression = Compression(lambda _direction, _plain, _compressed: None)
 
 
 async def echo_socket(sock: socket.socket, _peer: str) -> None:
@@ -39,9 +40,16 @@ async def echo_socket(sock: socket.socket, _peer: str) -> None:
     head = await read_head(stream)
     if head is None or not head.is_upgrade:
         return
-    response = accepting(by_name(head.headers)[b"sec-websocket-key"][0], None)
+    headers = by_name(head.headers)
+    deflate = _compression.agree(headers)
+    extension = None if deflate is None else deflate.response
     transport = WebSocketTransport(
-        stream, response=response, max_bytes=MAX_BYTES, before=head.rest, turns=_turns
+        stream,
+        response=accepting(headers[b"sec-websocket-key"][0], None, extension),
+        max_bytes=MAX_BYTES,
+        before=head.rest,
+        turns=_turns,
+        deflate=deflate,
     )
     await transport.accept()
     while True:
@@ -55,8 +63,7 @@ async def echo_socket(sock: socket.socket, _peer: str) -> None:
         if isinstance(message, str):
             await transport.send([message.encode()])
         elif message is not None:
-            # The server sends no binary messages, so its transport does not offer to.
-            await stream.write(frame(Opcode.BINARY, message))
+            await transport.send([BinaryFrame(message)])
 
 
 async def own(port: int) -> None:
@@ -83,7 +90,13 @@ async def echo_app(scope: Any, receive: Any, send: Any) -> None:
 
 async def stock(port: int) -> None:
     """Serve echoes with Hypercorn."""
-    install(Limits(send_timeout=SEND_TIMEOUT, max_message_bytes=MAX_BYTES, drain_timeout=1.0))
+    limits = Limits(
+        send_timeout=SEND_TIMEOUT,
+        max_message_bytes=MAX_BYTES,
+        drain_timeout=1.0,
+        compression=_compression,
+    )
+    install(limits)
     config = Config()
     config.bind = [f"{HOST}:{port}"]
     config.errorlog = None

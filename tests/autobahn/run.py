@@ -2,8 +2,9 @@
 
 python tests/autobahn/run.py            # all of them
 python tests/autobahn/run.py -i "7.*"   # arguments go to kosoku
+python tests/autobahn/run.py -x "12.*" -x "13.*"   # without those of compression
 
-The cases of compression (12 and 13) are left out: it is never negotiated.
+Those of compression send a thousand messages each, and take most of the time.
 """
 
 import shutil
@@ -17,7 +18,14 @@ from pathlib import Path
 SERVERS = Path(__file__).with_name("echo_servers.py")
 HOST = "127.0.0.1"
 STARTING = 60.0  # seconds
-WITHOUT = ("-x", "12.*", "-x", "13.*")
+# Texts of 16, 64 and 256 bytes, which the hosts answer without compression: kosoku 0.1 then passes
+# the answer to its cases as `str`, and they fail when they hash it.
+SMALL_TEXTS = tuple(
+    f"{group}.{size}"
+    for group in ("12.1", "12.4", *(f"13.{number}" for number in range(1, 8)))
+    for size in (1, 2, 3)
+)
+WITHOUT = tuple(part for case in SMALL_TEXTS for part in ("-x", case))
 
 
 def free_port() -> int:

@@ -4,6 +4,7 @@ import asyncio
 import os
 
 import pytest
+from support.deflating import RSV1, deflate
 
 from bench.connection import ACK_EVENTS, Connection, Counters, LoadError, ResumePoint, Target
 from bench.dialects import DIALECTS
@@ -73,6 +74,34 @@ def test_events_are_counted_in_pieces_of_any_size(size: int) -> None:
 
     last = b'{"type":"ack","payload":{"seq":41}}'
     assert asyncio.run(count()) == (40, 41, [b"agent_completed", last], 39)
+
+
+def test_compressed_events_are_counted() -> None:
+    async def count() -> tuple[int, int, list[bytes], int]:
+        connection, _, counters = connected()
+        seen: list[bytes] = []
+        connection.on_event = lambda _connection, _kind, frame: seen.append(frame)
+        event = b'{"type":"agent_completed","payload":{"result":"%s"},"seq":41}' % (b"x" * 2000)
+        compressed = bytearray(server_frame(deflate(event)))
+        compressed[0] |= RSV1
+        connection.data_received(delta(1) + compressed)
+        return counters.events, connection.seen, seen, len(event)
+
+    events, number, (frame,), size = asyncio.run(count())
+    assert (events, number, len(frame)) == (2, 41, size)
+
+
+def test_a_server_that_does_not_compress_is_a_fault() -> None:
+    async def fault() -> str:
+        counters = Counters()
+        connection = Connection(DIALECTS["netra-deflate"], b"GET / HTTP/1.1\r\n\r\n", counters)
+        connection.connection_made(Wire())  # type: ignore[arg-type]  # the part that it uses
+        connection.data_received(UPGRADED)
+        with pytest.raises(LoadError):
+            await connection.opened
+        return await counters.fault
+
+    assert asyncio.run(fault()) == "the server does not compress"
 
 
 def test_events_are_acknowledged_every_32_numbers_if_the_dialect_acknowledges() -> None:

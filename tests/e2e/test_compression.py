@@ -1,12 +1,24 @@
 """Compression as a client of another project sees it: our listener, and Hypercorn's command."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
 import pytest
+from playwright.sync_api import expect
+from support.browser import answers, chromium, said, say, sign_in, visiting
 from support.deflating import MIB, RSV1, bomb, deflated_frame, server_messages
-from support.server import Frame, Server, open_line, serving, sign, stock_serving, upgrade_request
+from support.server import (
+    PATIENCE,
+    Frame,
+    Server,
+    open_line,
+    serving,
+    sign,
+    stock_serving,
+    upgrade_request,
+)
 from support.wire import CLOSE, FIN, TEXT, raw_frame
 from websockets.client import ClientProtocol
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
@@ -96,23 +108,45 @@ def test_a_conversation_is_compressed(server: Server) -> None:
     client.close()
 
 
+def counted(server: Server) -> dict[str, float]:
+    """Return the metric of compression: its values by direction and form."""
+    found = re.findall(
+        r'^netra_compression_bytes_total\{direction="(\w+)",form="(\w+)"\} (\S+)$',
+        server.http("GET", "/metrics").text,
+        re.MULTILINE,
+    )
+    assert len(found) == 4
+    return {f"{direction} {form}": float(value) for direction, form, value in found}
+
+
 def test_a_metric_counts_both_forms(server: Server) -> None:
+    before = counted(server)
     client = Client(server, "metric")
     client.say(LONG)
     client.until("agent_completed")
     client.close()
-    lines = dict(
-        line.rsplit(" ", 1)
-        for line in server.http("GET", "/metrics").text.splitlines()
-        if line.startswith("netra_compression_bytes_total{")
-    )
-    assert len(lines) == 4
+    after = counted(server)
     for direction in ("sent", "received"):
         plain, compressed = (
-            float(lines[f'netra_compression_bytes_total{{direction="{direction}",form="{form}"}}'])
+            after[f"{direction} {form}"] - before[f"{direction} {form}"]
             for form in ("plain", "compressed")
         )
-        assert plain > 5 * compressed > 0
+        assert plain > len(LONG)
+        assert 0 < compressed < plain / 5
+
+
+@pytest.mark.parametrize("server", ["own"], indirect=True)
+def test_a_browser_compresses_by_itself(server: Server) -> None:
+    before = counted(server)
+    with chromium() as browser, visiting(browser, server.address) as visitor:
+        page = visitor.page()
+        sign_in(page)
+        say(page, LONG)
+        expect(said(page)).to_contain_text(LONG.strip(), timeout=PATIENCE * 1000)
+        expect(answers(page)).not_to_be_empty(timeout=PATIENCE * 1000)
+    after = counted(server)
+    assert after["received plain"] - before["received plain"] > len(LONG)
+    assert after["received compressed"] - before["received compressed"] < len(LONG) / 5
 
 
 def test_the_limit_of_a_message_counts_inflated_bytes(server: Server) -> None:
