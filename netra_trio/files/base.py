@@ -39,6 +39,10 @@ class FileStorage(Protocol):
         """
         ...
 
+    def location(self, file_id: FileId) -> str:
+        """Return where content is kept, for people: a path, or an address."""
+        ...
+
     async def check(self) -> None:
         """Return if the storage can be read and written now; for health."""
         ...

@@ -61,6 +61,10 @@ class FolderStorage:
         """The folder for temporary files, in the same file system."""
         return self._folder / "spool"
 
+    def location(self, file_id: FileId) -> str:
+        """Return the path of the content."""
+        return str(self._path(file_id))
+
     async def check(self) -> None:
         """Return if a file can be written into the folder, or the folder can be made."""
         await self.threads.run(self._check)

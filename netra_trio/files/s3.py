@@ -81,6 +81,10 @@ class S3Storage:
         """The folder for temporary files, in that of the system."""
         return Path(tempfile.gettempdir()) / f"netra-trio-{os.getuid()}"
 
+    def location(self, file_id: FileId) -> str:
+        """Return the address of the object."""
+        return f"s3://{self._bucket}/{self._prefix}{file_id}"
+
     async def check(self) -> None:
         """Return if the service answers and the bucket can be used."""
         await self._run(self._check)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+from stores.file_samples import a_file, answering, naming
 from stores.samples import ALICE, BOB, NOW, OTHER, answer_to, asked_by, end_of, new, record
 from support.commands import Typed
 from support.server import serving, write_agents
@@ -16,10 +17,12 @@ from netra_trio.cli import user_data
 from netra_trio.cli.user import open_users
 from netra_trio.config.settings import Settings
 from netra_trio.errors import StoreUnavailable
+from netra_trio.files.folder import FolderStorage
 from netra_trio.ids import UserId, new_usage_id
 from netra_trio.protocol.messages import QuestionOutcome
 from netra_trio.protocol.threads import Rating
 from netra_trio.stores.base import Usage
+from netra_trio.stores.files import StoredFile
 from netra_trio.stores.sql import personal_data
 
 AGENTS = """
@@ -142,7 +145,7 @@ def test_a_deleted_user_leaves_nothing(typed: Typed, url: str) -> None:
     command = partial(typed, DATABASE_URL=url)
     code, out, err = command("user", "delete", "alice", "--json")
     assert (code, err) == (0, "")
-    assert rows(out) == [{"user_id": "alice", "threads": 2, "usage": 2}]
+    assert rows(out) == [{"user_id": "alice", "threads": 2, "files": 0, "usage": 2}]
     for name in ("export", "delete"):
         assert command("user", name, "alice") == (
             1,
@@ -153,7 +156,10 @@ def test_a_deleted_user_leaves_nothing(typed: Typed, url: str) -> None:
     # Bob has no row in the table of users, as an anonymous user.
     code, out, _ = command("user", "export", "bob", "--json")
     assert [row["type"] for row in rows(out)] == ["thread", "message", "usage"]
-    assert command("user", "delete", "bob")[1] == "bob: deleted (threads: 1, reports of usage: 1)\n"
+    assert (
+        command("user", "delete", "bob")[1]
+        == "bob: deleted (threads: 1, files: 0, reports of usage: 1)\n"
+    )
 
 
 async def test_a_user_at_work_is_deleted(tmp_path: Path, typed: Typed) -> None:
@@ -167,7 +173,7 @@ async def test_a_user_at_work_is_deleted(tmp_path: Path, typed: Typed) -> None:
             delete = partial(typed, "user", "delete", "alice", DATABASE_URL=url)
             code, out, err = await trio.to_thread.run_sync(delete)
             assert (code, err) == (0, "")
-            assert out == "alice: deleted (threads: 1, reports of usage: 0)\n"
+            assert out == "alice: deleted (threads: 1, files: 0, reports of usage: 0)\n"
             frames, close_code = await client.rest()
             assert (close_code, frames[-1]["payload"]["code"]) == (4403, "USER_DISABLED")
     export = partial(typed, "user", "export", "alice", DATABASE_URL=url)
@@ -194,6 +200,78 @@ def test_a_run_that_does_not_end_is_not_waited_for(
             assert await store.history(UserId("alice"), message.thread_id, limit=9) is None
 
     trio.run(own)
+
+
+@pytest.fixture
+def stored(typed: Typed, url: str, tmp_path: Path) -> dict[StoredFile, Path]:
+    """Store files with their content.
+
+    A file of Bob; of Alice one that a message names, one that an answer names, one that nothing
+    names, and one that is not finished.
+    """
+    typed("user", "add", "alice", DATABASE_URL=url)
+    storage = FolderStorage(tmp_path / "files")
+    made: dict[StoredFile, Path] = {}
+
+    async def write() -> None:
+        async with open_users(Settings(database_url=url)) as store, store.open(), storage.open():
+            for each in range(5):
+                file = a_file(7, user=ALICE if each else BOB, name=f"{each}.txt")
+                assert await store.reserve_file(file, max_bytes=100)
+                spooled = storage.spool_folder / "x"
+                spooled.parent.mkdir(parents=True, exist_ok=True)
+                spooled.write_bytes(b"content")
+                await storage.put(file.file_id, spooled)
+                if each < 4:
+                    assert await store.finish_file(file.file_id)
+                made[file] = Path(storage.location(file.file_id))
+            _, named, answer, *_ = made
+            message = naming(named)
+            await record(store, message)
+            await store.end_run(answering(message, answer))
+
+    trio.run(write)
+    return made
+
+
+def test_an_export_says_where_files_are(
+    stored: dict[StoredFile, Path], typed: Typed, url: str, tmp_path: Path
+) -> None:
+    export = partial(typed, "user", "export", DATABASE_URL=url, FILES_URL=str(tmp_path / "files"))
+    code, out, err = export("alice", "--json")
+    assert (code, err) == (0, "")
+    found = rows(out)
+    _, named, answer, *_ = stored
+    attachments = [row.get("attachments") for row in found if row["type"] == "message"]
+    assert attachments == [[named.file_id], [answer.file_id]]
+    files = sorted((row for row in found if row["type"] == "file"), key=lambda row: row["name"])
+    assert [(row["name"], row["bytes"]) for row in files] == [(f"{n}.txt", 7) for n in range(1, 5)]
+    assert [row["file_id"] for row in files] == [file.file_id for file in stored][1:]
+    assert [Path(row["location"]) for row in files] == list(stored.values())[1:]
+    assert Path(files[0]["location"]).read_bytes() == b"content"
+    _, out, _ = export("alice")
+    assert f"file '1.txt', 7 bytes: {files[0]['location']}\n" in out
+
+
+def test_a_deleted_user_leaves_no_content_of_files(
+    stored: dict[StoredFile, Path], typed: Typed, url: str, tmp_path: Path
+) -> None:
+    delete = partial(typed, "user", "delete", DATABASE_URL=url, FILES_URL=str(tmp_path / "files"))
+    of_bob, first, *_ = stored.values()
+    first.unlink()
+    first.mkdir()  # it cannot be deleted as a file
+    code, _, err = delete("alice")
+    assert code == 1
+    assert err.startswith("FILES_URL: ")
+    what = "content of files is left, and the user is disabled; repeat the command later\n"
+    assert err.endswith(what)
+    first.rmdir()
+    code, out, err = delete("alice", "--json")
+    assert (code, err) == (0, "")
+    assert rows(out)[0]["files"] == 4
+    assert [path.exists() for path in stored.values()] == [True, False, False, False, False]
+    assert of_bob.read_bytes() == b"content"
+    assert delete("alice")[0] == 1  # there is no such user
 
 
 @pytest.mark.parametrize("command", ["export", "delete"])

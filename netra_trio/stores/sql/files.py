@@ -243,8 +243,8 @@ def release(connection: Connection, file_ids: Collection[FileId], state: str) ->
     _set_state(connection, file_ids, state, files.c.state == NAMED, ~_has_message)
 
 
-def delete_files_of(connection: Connection, user_id: UserId) -> None:
-    """Delete the files of a user that no message names."""
+def delete_unnamed(connection: Connection, user_id: UserId) -> None:
+    """Delete the files of a user that no message names, also those that are not finished."""
     these = (files.c.user_id == user_id, files.c.state.in_([RESERVED, UNNAMED]))
     found = connection.scalars(_locked(select(files.c.file_id).where(*these))).all()
     _set_state(connection, found, DELETED, files.c.state != NAMED)

@@ -10,9 +10,11 @@ from typing import Any
 from orjson import loads
 from sqlalchemy import ColumnElement, Connection, Row, Select, Table, delete, exists, select
 
-from netra_trio.ids import UserId
+from netra_trio.ids import FileId, UserId
 from netra_trio.stores.sql.branches import is_listed, of_question, question
+from netra_trio.stores.sql.files import DELETED, files_of_messages
 from netra_trio.stores.sql.schema import (
+    files,
     messages,
     notifications,
     questions,
@@ -80,7 +82,15 @@ def read_messages(
         (messages.c.place > place) | (messages.c.number > number),
     )
     page = _MESSAGES.where(*later).order_by(messages.c.place, messages.c.number).limit(PAGE)
-    return [((row.place, row.number), _message(row)) for row in connection.execute(page)]
+    rows = connection.execute(page).all()
+    named = files_of_messages(connection, [row.number for row in rows])
+    return [
+        (
+            (row.place, row.number),
+            _message(row, [file.file_id for file in named.get(row.number, ())]),
+        )
+        for row in rows
+    ]
 
 
 def read_questions_of(connection: Connection, run_ids: Sequence[str]) -> list[dict[str, Any]]:
@@ -128,9 +138,33 @@ def read_usage(
     ]
 
 
+def read_files(connection: Connection, user_id: UserId, *, after: str) -> Sequence[dict[str, Any]]:
+    """Return the next files of a user that are not deleted; the first ones after ""."""
+    this = (files.c.user_id == user_id, files.c.state != DELETED, files.c.file_id > after)
+    page = select(files).where(*this).order_by(files.c.file_id).limit(PAGE)
+    return [
+        {
+            "file_id": row.file_id,
+            "name": row.name,
+            "media_type": row.media_type,
+            "bytes": row.bytes,
+            "sha256": row.sha256,
+            "created_at": row.created_at,
+        }
+        for row in connection.execute(page)
+    ]
+
+
+def deleted_files_of(connection: Connection, user_id: UserId) -> Sequence[FileId]:
+    """Return the next files of a user whose content is to be deleted."""
+    this = (files.c.user_id == user_id, files.c.state == DELETED)
+    page = select(files.c.file_id).where(*this).limit(PAGE)
+    return [FileId(file_id) for file_id in connection.scalars(page)]
+
+
 def has_data(connection: Connection, user_id: UserId) -> bool:
     """Return whether anything of a user is stored: an anonymous user has no row of its own."""
-    tables = (users, threads, usage, notifications)
+    tables = (users, threads, files, usage, notifications)
     return any(connection.scalar(select(exists().where(_of(t, user_id)))) for t in tables)
 
 
@@ -152,7 +186,7 @@ def _of(table: Table, user_id: UserId) -> ColumnElement[bool]:
     return table.c.user_id == user_id
 
 
-def _message(row: Row[Any]) -> dict[str, Any]:
+def _message(row: Row[Any], attachments: list[FileId]) -> dict[str, Any]:
     feedback = {"rating": row.rating, **_given("comment", row.comment)}
     run = {"run_id": row.run_id, "agent_name": row.agent_name, "status": row.status}
     return {
@@ -163,6 +197,7 @@ def _message(row: Row[Any]) -> dict[str, Any]:
         **({} if row.run_id is None else {"run": run}),
         **({"truncated": True} if row.truncated else {}),
         **({} if row.is_listed else {"replaced": True}),
+        **_given("attachments", attachments or None),
         **_given("steps", _json(row.steps)),
         **({} if row.rating is None else {"feedback": feedback}),
     }

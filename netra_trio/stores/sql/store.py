@@ -228,7 +228,8 @@ class SqlStore(FileCalls):
             FilesNotFound: If the user does not have a finished file that the message names.
             NotStorable: If the database can never store it; only with a key or a session id.
         """
-        entry = RecordMessage(message, size=ROW_BYTES + len(message.content))
+        rows = 1 + len(message.attachments)
+        entry = RecordMessage(message, size=rows * ROW_BYTES + len(message.content))
         if not message.is_awaited:
             await self._writes.send(entry)
             self._queued[message.run_id] = entry
@@ -285,8 +286,8 @@ class SqlStore(FileCalls):
 
     def end_run(self, end: RunEnd) -> Awaitable[StoredEnd | None]:
         """Note how the run ended; only its first end counts, and unknown runs are ignored."""
-        size = ROW_BYTES + len(end.text) + len(end.steps or b"") + len(end.completed)
-        entry = EndRun(end, size=size)
+        size = len(end.text) + len(end.steps or b"") + len(end.completed)
+        entry = EndRun(end, size=(1 + len(end.attachments)) * ROW_BYTES + size)
         if end.run_id not in self._awaited:
             self._writes.put(entry)
             return STORED
