@@ -59,6 +59,7 @@ RANGES = (  # what uses each dependency, in about a minute; `tests` runs everyth
     *("tests/protocol/test_codec.py", "tests/auth/test_tokens.py", "tests/auth/test_key_set.py"),
     *("tests/config/test_loading.py", "tests/cli", "tests/telemetry/test_traces.py"),
     *("tests/transports/test_transport_contract.py", "tests/transports/test_websocket.py"),
+    *("tests/transports/test_deflate.py", "tests/transports/test_compressed_messages.py"),
     *("tests/stores/sql/test_migrations.py", "tests/stores/sql/test_sql_store.py"),
     *("tests/stores/sql/test_usage_sums.py", "tests/stores/sql/test_lookups.py"),
     *("tests/server/test_hypercorn_http2.py", "tests/client/test_client_server.py"),

@@ -69,6 +69,7 @@ SANS_IO = {
     "sessions.thread_lines",
     "sessions.thread_snapshot",
     "sessions.transcript",
+    "transports.inflate",
 }
 """Modules without await, clock, randomness, log or socket: the caller passes in `now`."""
 

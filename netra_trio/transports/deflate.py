@@ -141,6 +141,8 @@ class Compression:
             except NegotiationError:
                 continue
             bits = terms.local_max_window_bits
+            if bits < _SMALLEST_BITS:  # websockets 16 and earlier accept it
+                continue
             if bits not in self._agreed:
                 kept = [(key, value) for key, value in response if key != "client_max_window_bits"]
                 self._agreed[bits] = Deflate(bits, build_extension([(name, kept)]), self.count)
