@@ -16,6 +16,7 @@ import structlog
 import trio
 from attrs import evolve
 
+from netra_trio.agents.attachments import FileAccess, RunFiles
 from netra_trio.agents.context import run_in_context
 from netra_trio.agents.output import Outlet, Output
 from netra_trio.agents.questions import Question, Questions
@@ -90,6 +91,7 @@ class Execution:
         store: Records the start, and has the history.
         wall_clock: Returns Unix seconds.
         publisher: Publishes messages of the agent to rooms.
+        files: Finds, reads and stores files.
         context: The context variables of the agent; no other run may use it.
         open_questions: The open questions of the user, for the answers.
         note: Receives the telemetry events of its tool calls.
@@ -99,6 +101,7 @@ class Execution:
     Attributes:
         output: Sends the events of the run to the outlet.
         attempts: The number of attempts that have started.
+        files: The files of the run; None before its first attempt.
         stopped: The status that a stop gave to the run; None if it was not stopped.
         has_ended: Whether its end was written.
     """
@@ -111,6 +114,7 @@ class Execution:
         wall_clock: Callable[[], float],
         *,
         publisher: RoomPublisher,
+        files: FileAccess,
         context: Context,
         open_questions: MutableMapping[QuestionId, Question],
         note: Callable[[TelemetryEvent], None] = lambda _: None,
@@ -120,6 +124,8 @@ class Execution:
         self.spec = spec
         self.context = context
         self.output = Output(outlet, spec.message.correlation_id)
+        self.files: RunFiles | None = None
+        self._access = files
         self.attempts = 0
         self.stopped: RunStatus | None = None
         self.has_ended = False
@@ -334,6 +340,9 @@ class Execution:
             self._started = trio.current_time()
             scope.deadline = self._deadline = self._started + spec.timeout
             self._store.start_run(message.run_id)
+        if self.files is None:
+            self.files = RunFiles(message.user_id, self._access, spec.files)
+        self.files.begin_attempt()
         self._nursery = RunNursery(nursery)
         run = Run(
             spec,
@@ -341,6 +350,7 @@ class Execution:
             control=self,
             nursery=self._nursery,
             output=self.output,
+            files=self.files,
             store=self._store,
             publisher=self._publisher,
             wall_clock=self._wall_clock,

@@ -1,14 +1,23 @@
 """A run, as its agent uses it: the message, and methods that send events."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from math import ceil, isfinite
+from math import ceil
 from typing import Any, Protocol
 
 import trio
 from attrs import define
 from orjson import Fragment, dumps, loads
 
+from netra_trio.agents.attachments import Attachment, RunFiles
+from netra_trio.agents.checks import (
+    check_data,
+    check_media_type,
+    check_step,
+    check_title,
+    check_tool_name,
+    check_usage,
+)
 from netra_trio.agents.output import Output
 from netra_trio.agents.questions import (
     ARGUMENTS_BYTES,
@@ -18,6 +27,7 @@ from netra_trio.agents.questions import (
 from netra_trio.agents.waits import Wait
 from netra_trio.errors import QuestionExpired, ToolDenied, ToolError
 from netra_trio.ids import (
+    FileId,
     MessageId,
     UserId,
     new_tool_call_id,
@@ -28,6 +38,7 @@ from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import (
     AgentThinking,
     AgentUsage,
+    BinaryResult,
     HistoryMessage,
     QuestionKind,
     QuestionOutcome,
@@ -42,16 +53,13 @@ from netra_trio.protocol.text import (
     json_size,
     pieces,
 )
-from netra_trio.protocol.threads import TITLE_CHARACTERS, ThreadChange
+from netra_trio.protocol.threads import ThreadChange
 from netra_trio.stores.base import NewMessage, Store, Usage
+from netra_trio.stores.files import StoredFile
 from netra_trio.telemetry.events import TelemetryEvent, ToolEnded, ToolStarted, UsageReported
 from netra_trio.telemetry.trace_context import TRACEPARENT
 from netra_trio.values import frozen
 
-STEP_MAX = 2**53 - 1  # larger integers lose precision in JavaScript
-TOOL_NAME_BYTES = 256  # UTF-8
-MODEL_NAME_BYTES = 256  # UTF-8
-TOKENS_MAX = 2**53 - 1  # of one report of usage, for the same reason
 EXPIRES = 300.0  # seconds for an answer, unless the agent says otherwise
 
 
@@ -95,6 +103,7 @@ class RunSpec:
         timeout: Seconds from the first `agent_started` to the deadline.
         received: When the message was received, on Trio's clock.
         history: What `Run.history` returns; None for the stored thread.
+        files: The files of the message.
     """
 
     message: NewMessage
@@ -104,6 +113,7 @@ class RunSpec:
     timeout: float
     received: float = 0.0
     history: tuple[HistoryMessage, ...] | None = None
+    files: tuple[StoredFile, ...] = ()
 
 
 @define
@@ -136,6 +146,7 @@ class Run:
         correlation_id: The correlation id of the message.
         content: The text of the message; of an `agent_request`, its input as text.
         input: The payload of an `agent_request`; None for a `user_message`.
+        attachments: The files of the message.
         attempt: 1, 2 or 3.
         traceparent: The trace of the run, for the HTTP header of that name; None if there is none.
     """
@@ -148,6 +159,7 @@ class Run:
         control: RunControl,
         nursery: RunNursery,
         output: Output,
+        files: RunFiles,
         store: Store,
         publisher: RoomPublisher,
         wall_clock: Callable[[], float],
@@ -163,6 +175,7 @@ class Run:
         self.correlation_id = message.correlation_id
         self.content = message.content
         self.input = spec.input
+        self.attachments: Sequence[Attachment] = files.received
         self.attempt = attempt
         self.agent_name = message.agent_name
         self._posted = spec.history
@@ -170,6 +183,7 @@ class Run:
         self._nursery = nursery
         self.traceparent = TRACEPARENT.get()
         self._output = output
+        self._files = files
         self._store = store
         self._publisher = publisher
         self._wall_clock = wall_clock
@@ -218,6 +232,89 @@ class Run:
             for piece in pieces(text):
                 await self._output.append_delta(self.id, piece)
 
+    async def attachment(self, file_id: FileId | str) -> Attachment:
+        """Return a file of the user by its id, for example of an earlier message.
+
+        Raises:
+            FilesNotFound: If the user does not have it.
+            StoreUnavailable: If the store cannot answer now.
+        """
+        with self._waiting("store"):
+            return await self._files.find(FileId(file_id))
+
+    async def attach(
+        self, name: str, data: bytes | AsyncIterable[bytes], media_type: str | None = None
+    ) -> Attachment:
+        """Attach a file to the answer; its client gets it with the end of the run.
+
+        At most 16 files, also if an earlier attempt has attached some: these are dropped. If it
+        is cancelled or fails, nothing is attached.
+
+        Args:
+            name: The name for the user.
+            data: The content, of at most `FILES_MAX_BYTES`.
+            media_type: Its type, where the content does not show another one.
+
+        Raises:
+            TypeError: If an argument has the wrong type.
+            ValueError: If the media type has not the form of one.
+            RuntimeError: If 16 files are attached.
+            FileTooLarge: If it has more than `FILES_MAX_BYTES`.
+            FilesFull: If the files of the user would have more than `FILES_USER_MAX_BYTES`.
+            StorageUnavailable, StoreUnavailable: If it cannot be stored now.
+            trio.ClosedResourceError: If the run has ended.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"a name is a str, got {type(name).__name__}")
+        if not isinstance(data, AsyncIterable):
+            check_data(data)
+        if media_type is not None:
+            check_media_type(media_type)
+        with self._files.place():
+            file = await self._store_file(data, name, media_type)
+            return self._files.add(file, is_sent=False)
+
+    async def emit_bytes(self, data: bytes, *, media_type: str) -> None:
+        """Send binary data as a part of the answer; waits while the client does not keep up.
+
+        Each call stores a file, which the answer names. So prefer few large pieces, of 32 KiB or
+        more, to many small ones: at most 256 in a run. Cancelling is safe; what was sent stays
+        sent.
+
+        Args:
+            data: The data, of at most `FILES_MAX_BYTES`; without any nothing is sent.
+            media_type: Its type.
+
+        Raises:
+            RuntimeError: If the run has sent 256 pieces. Otherwise as `attach`.
+        """
+        check_data(data)
+        check_media_type(media_type)
+        if not data:
+            await trio.lowlevel.checkpoint()
+            return
+        with self._files.sending():
+            file = await self._store_file(data, "", media_type)
+            event = BinaryResult(self.id, media_type, file.file_id, file.size)
+
+            def add() -> None:
+                self._files.add(file, is_sent=True)
+
+            await self._output.append(event, json_size(media_type), add)
+
+    async def _store_file(
+        self, data: bytes | AsyncIterable[bytes], name: str, media_type: str | None
+    ) -> StoredFile:
+        if not isinstance(data, AsyncIterable):
+            data = bytes(data)
+        if self.has_ended:
+            raise trio.ClosedResourceError("the run has ended")
+        with self._waiting("store"):
+            file = await self._files.store(data, name=name, media_type=media_type)
+        if self.has_ended:
+            raise trio.ClosedResourceError("the run has ended")
+        return file
+
     async def think(
         self, thought: str, *, step: int | None = None, total: int | None = None
     ) -> None:
@@ -230,8 +327,8 @@ class Run:
         """
         if not isinstance(thought, str):
             raise TypeError(f"think takes a str, got {type(thought).__name__}")
-        _check_step(step)
-        _check_step(total)
+        check_step(step)
+        check_step(total)
         for piece in pieces(thought):
             event = AgentThinking(self.id, piece, step, total)
             await self._output.append(event, json_size(piece))
@@ -303,7 +400,7 @@ class Run:
             ValueError: If one is out of range.
             trio.ClosedResourceError: If the run has ended.
         """
-        cost = _check_usage(model, input_tokens, output_tokens, cost)
+        cost = check_usage(model, input_tokens, output_tokens, cost)
         event = AgentUsage(self.id, model, input_tokens, output_tokens, cost)
         await self._output.append(event, json_size(model))
         self._note(UsageReported(self.id, self.agent_name, input_tokens, output_tokens, cost))
@@ -361,7 +458,7 @@ class Run:
             ValueError: If the name is too long, or cannot be encoded as UTF-8.
             trio.ClosedResourceError: If the run has ended.
         """
-        _check_tool_name(name)
+        check_tool_name(name)
         if approve:
             await self._approve(name, arguments)
         call_id = new_tool_call_id()
@@ -438,7 +535,7 @@ class Run:
             NotStorable: If the store can never keep it.
             trio.ClosedResourceError: If the run has ended.
         """
-        _check_title(title)
+        check_title(title)
         if self.has_ended:
             raise trio.ClosedResourceError("the run has ended")
         with self._waiting("store"):
@@ -498,49 +595,3 @@ def tool_arguments(arguments: JsonObject) -> JsonObject:
 def content_of(input_: JsonObject | str) -> str:
     """Return the input of an `agent_request` as text: a string as it is, an object as JSON."""
     return input_ if isinstance(input_, str) else dumps(input_).decode()
-
-
-def _check_step(step: int | None) -> None:
-    if step is None:
-        return
-    if type(step) is not int:
-        raise TypeError(f"a step is an int, got {type(step).__name__}")
-    if abs(step) > STEP_MAX:
-        raise ValueError(f"a step is at most {STEP_MAX}, got {step}")
-
-
-def _check_usage(
-    model: str, input_tokens: int, output_tokens: int, cost: float | None
-) -> float | None:
-    """Check the arguments of `usage`; return the cost as a float."""
-    if not isinstance(model, str):
-        raise TypeError(f"a model is a str, got {type(model).__name__}")
-    if not 1 <= json_size(model) <= MODEL_NAME_BYTES:
-        raise ValueError(f"the name of a model has 1 to {MODEL_NAME_BYTES} bytes")
-    for tokens in (input_tokens, output_tokens):
-        if type(tokens) is not int:
-            raise TypeError(f"tokens are an int, got {type(tokens).__name__}")
-        if not 0 <= tokens <= TOKENS_MAX:
-            raise ValueError(f"tokens are from 0 to {TOKENS_MAX}, got {tokens}")
-    if cost is None:
-        return None
-    if isinstance(cost, bool) or not isinstance(cost, int | float):
-        raise TypeError(f"a cost is a number, got {type(cost).__name__}")
-    if not (isfinite(cost) and cost >= 0):
-        raise ValueError(f"a cost is a finite number from 0, got {cost}")
-    return float(cost)
-
-
-def _check_title(title: str) -> None:
-    if not isinstance(title, str):
-        raise TypeError(f"a title is a str, got {type(title).__name__}")
-    if not title.strip() or len(title) > TITLE_CHARACTERS:
-        raise ValueError(f"a title is not blank and has at most {TITLE_CHARACTERS} characters")
-    title.encode()
-
-
-def _check_tool_name(name: str) -> None:
-    if not isinstance(name, str):
-        raise TypeError(f"a tool's name is a str, got {type(name).__name__}")
-    if json_size(name) > TOOL_NAME_BYTES:
-        raise ValueError(f"a tool's name has at most {TOOL_NAME_BYTES} bytes")

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from attrs import define, field, frozen
 
-from netra_trio.agents.run import TOKENS_MAX
+from netra_trio.agents.checks import TOKENS_MAX
 from netra_trio.models.errors import ModelError
 from netra_trio.protocol.fields import JsonObject
 

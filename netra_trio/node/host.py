@@ -24,6 +24,7 @@ from netra_trio.protocol.wire_format import WireFormat
 from netra_trio.services import Services
 from netra_trio.sessions.session import Session
 from netra_trio.stores.base import NewMessage
+from netra_trio.stores.files import StoredFile
 from netra_trio.transports.base import Transport
 
 
@@ -88,12 +89,14 @@ class SessionHost:
             "input": spec.input,
             "timeout": spec.timeout,
             "history": None if spec.history is None else [*map(attrs.asdict, spec.history)],
+            "files": [*map(attrs.asdict, spec.files)],
         }
 
     def load_run(self, dumped: JsonObject) -> RunSpec | None:
         """Return a waiting run; None if its agent does not exist at this node."""
         fields = {**dumped["message"]}
         fields["fingerprint"] = bytes.fromhex(fields["fingerprint"])
+        fields["attachments"] = tuple(fields.get("attachments", ()))  # earlier versions: none
         message = NewMessage(**fields)
         agent = self._agents.get(message.agent_name)
         if agent is None:
@@ -107,6 +110,7 @@ class SessionHost:
             dumped["timeout"],
             trio.current_time(),
             None if posted is None else tuple(HistoryMessage(**each) for each in posted),
+            tuple(StoredFile(**each) for each in dumped.get("files", ())),
         )
 
     def adopt(self, session: Session, record: SessionRecord) -> None:

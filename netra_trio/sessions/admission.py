@@ -17,6 +17,7 @@ from netra_trio.agents.run import Agent, ChangeThread, RunSpec
 from netra_trio.broker.threads import Outcome, SharedAdmission
 from netra_trio.config.settings import Settings
 from netra_trio.errors import (
+    FilesNotFound,
     KeyConflict,
     MessageNotFound,
     NotStorable,
@@ -287,6 +288,8 @@ class Admission:
         try:
             if isinstance(message, BinaryUserMessage):
                 known = await self._store_data(live, message)
+            elif record.attachments:
+                await self._find_files(live)
             if known is None:
                 known = await self._ask(self._store.record, live.message)
         except Refused:
@@ -312,8 +315,21 @@ class Admission:
                 return known
         file = await store_data(self._files, self._user.id, message)
         named = evolve(record, attachments=(file.file_id,))
-        execution.spec = evolve(execution.spec, message=named)
+        execution.spec = evolve(execution.spec, message=named, files=(file,))
         return None
+
+    async def _find_files(self, live: LiveRun) -> None:
+        """Add the files of a message to the specification of its run.
+
+        Whether all of them exist is decided when the message is recorded.
+        """
+        execution = live.execution
+        record = execution.spec.message
+        try:
+            files = await self._store.find_files(record.user_id, record.attachments)
+        except StoreUnavailable:
+            raise refusals.not_stored() from None
+        execution.spec = evolve(execution.spec, files=tuple(files))
 
     def _give_back(self, place: Place, starts_at: float) -> None:
         """Give back the rate slot of a message that was not recorded."""
@@ -340,6 +356,8 @@ class Admission:
             raise refusals.thread_deleted() from None
         except MessageNotFound:
             raise refusals.nothing_to_replace(record.replaces) from None
+        except FilesNotFound as error:
+            raise refusals.files_not_found(error.file_ids) from None
         except NotStorable:
             raise refusals.never_stored() from None
         except StoreUnavailable:

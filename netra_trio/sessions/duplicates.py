@@ -15,7 +15,8 @@ from netra_trio.errors import KeyConflict, StoreUnavailable, ThreadDeleted
 from netra_trio.ids import RunId, SessionId
 from netra_trio.protocol.messages import Confirmation, MessageConfirmed
 from netra_trio.sessions.event_stream import EventStream
-from netra_trio.sessions.runner import Runner, raise_session_ended, shorten_payload
+from netra_trio.sessions.run_end import shorten_payload
+from netra_trio.sessions.runner import Runner, raise_session_ended
 from netra_trio.sessions.users import User
 from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, Store
 

@@ -54,6 +54,7 @@ def new_message(
         session_id=session_id,
         unattended=options_of(agents[agent_name]).unattended == "continue",
         replaces=message.replaces if isinstance(message, UserMessage) else None,
+        attachments=message.attachments,
     )
 
 
@@ -91,6 +92,8 @@ def _fingerprint(message: WorkMessage) -> bytes:
     if isinstance(message, BinaryUserMessage):
         digest = hashlib.sha256(message.data).hexdigest()
         compared.append({"media_type": message.media_type, "sha256": digest})
+    if message.attachments:
+        compared.append({"attachments": message.attachments})
     return hashlib.blake2b(dumps(compared, option=OPT_SORT_KEYS), digest_size=16).digest()
 
 

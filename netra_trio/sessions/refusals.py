@@ -1,6 +1,6 @@
 """The errors of refused messages."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from netra_trio.agents.run import Agent, milliseconds
 from netra_trio.ids import MessageId
@@ -65,6 +65,13 @@ def nothing_to_replace(message_id: MessageId | None) -> Refused:
     """Return the error for a message that replaces an unknown message."""
     text = f"$.payload.replaces: expected a message of the thread, got {show(message_id)}"
     return Refused(problem(ErrorCode.VALIDATION_ERROR, text))
+
+
+def files_not_found(file_ids: Sequence[str]) -> Refused:
+    """Return the error for a message that names files which its user does not have."""
+    shown = ", ".join(show(each) for each in file_ids)
+    text = f"$.payload.attachments: expected files that you have uploaded, got {shown}"
+    return Refused(problem(ErrorCode.FILE_NOT_FOUND, text))
 
 
 def not_stored() -> Refused:

@@ -14,8 +14,8 @@ from math import inf
 import structlog
 import trio
 from attrs import evolve
-from orjson import Fragment, dumps, loads
 
+from netra_trio.agents.attachments import FileAccess
 from netra_trio.agents.execution import Ending, Execution
 from netra_trio.agents.output import Output, history_text
 from netra_trio.agents.questions import listed
@@ -23,13 +23,12 @@ from netra_trio.agents.run import ChangeThread, RoomPublisher, RunSpec, millisec
 from netra_trio.broker.threads import SharedAdmission
 from netra_trio.config.settings import Settings
 from netra_trio.ids import RunId, SessionId, new_message_id
-from netra_trio.protocol.codec import payload_of
 from netra_trio.protocol.fields import JsonObject
-from netra_trio.protocol.messages import AgentCompleted, RunStatus
-from netra_trio.protocol.text import cut_json
+from netra_trio.protocol.messages import RunStatus
 from netra_trio.protocol.threads import ThreadChange
 from netra_trio.sessions.event_stream import EventStream
 from netra_trio.sessions.notifications import RunNotifications
+from netra_trio.sessions.run_end import completed_payload, shorten_payload
 from netra_trio.sessions.scheduler import AdmissionDecision, Scheduler
 from netra_trio.sessions.thread_lines import Place
 from netra_trio.sessions.users import User
@@ -42,7 +41,6 @@ CONCURRENT_RUNS = 8  # of a session: docs/protocol.md, Limits
 END_STORE_TIMEOUT = 2.0  # seconds: then the end of a run is sent without being stored
 DRAIN_STORE_SHARE = 1 / 16  # of the time of a drain, instead: half of the time for sending ends
 ABANDON_SECONDS = 2.0  # for the tasks of a cancelled run to end
-SHORT_RESULT_BYTES = 16 * 1024  # of a result while all bytes of the log are used
 
 _log = structlog.get_logger(__name__)
 
@@ -130,6 +128,7 @@ class Runner:
         events: Receives the events and the ends.
         store: Stores the ends.
         publisher: Publishes messages of agents to rooms.
+        files: The files of users.
         settings: The limits.
         instruments: Receive the telemetry.
         wall_clock: Returns Unix seconds.
@@ -148,6 +147,7 @@ class Runner:
         "_changed",
         "_events",
         "_execute",
+        "_files",
         "_instruments",
         "_is_draining",
         "_is_stopped",
@@ -172,6 +172,7 @@ class Runner:
         events: EventStream,
         store: Store,
         publisher: RoomPublisher,
+        files: FileAccess,
         settings: Settings,
         instruments: Instruments,
         wall_clock: Callable[[], float],
@@ -187,6 +188,7 @@ class Runner:
         self._events = events
         self._store = store
         self._publisher = publisher
+        self._files = files
         self._settings = settings
         self._instruments = instruments
         self._wall_clock = wall_clock
@@ -217,6 +219,7 @@ class Runner:
             self._store,
             self._wall_clock,
             publisher=self._publisher,
+            files=self._files,
             context=context,
             open_questions=self._user.questions,
             note=self._instruments.note,
@@ -421,6 +424,7 @@ class Runner:
         execution.cancel_questions()
         execution.output.close()
         text, truncated = history_text(execution.output.text)
+        files = () if execution.files is None else execution.files.answer
         end = RunEnd(
             message.run_id,
             ending.status,
@@ -428,10 +432,11 @@ class Runner:
             text,
             truncated,
             self._wall_clock(),
-            self._within_log(_completed(message.run_id, ending)),
+            self._within_log(completed_payload(message.run_id, ending, files)),
             milliseconds(ending.duration),
             execution.output.steps,
             self._notifications.of_end(message, ending.status),
+            tuple(file.file_id for file in files),
         )
         stood: StoredEnd | None = None
         try:
@@ -570,29 +575,3 @@ class Runner:
             await trio.sleep_forever()
         self._timer = None
         self.start_due()
-
-
-def _completed(run_id: RunId, ending: Ending) -> bytes:
-    """Return the payload of `agent_completed`, as JSON."""
-    completed = AgentCompleted(
-        run_id,
-        ending.status,
-        milliseconds(ending.duration),
-        None if ending.result is None else Fragment(ending.result),
-        ending.error,
-        ending.truncated or None,
-        ending.abandoned or None,
-    )
-    # A copy of the exact size: a result of orjson uses at least 4 KiB, and this stays in the log.
-    return bytes(memoryview(dumps(payload_of(completed))))
-
-
-def shorten_payload(completed: bytes) -> bytes:
-    """Return the payload of an `agent_completed` with a short result."""
-    payload = loads(completed)
-    if len(completed) > SHORT_RESULT_BYTES and "result" in payload:
-        result, truncated = cut_json(payload["result"], SHORT_RESULT_BYTES)
-        payload["result"] = Fragment(result)
-        if truncated:
-            payload["truncated"] = True
-    return dumps(payload)

@@ -136,6 +136,7 @@ class Session:
             events=self.events,
             store=services.store,
             publisher=services.publisher,
+            files=services.files,
             settings=settings,
             instruments=instruments,
             wall_clock=services.wall_clock,

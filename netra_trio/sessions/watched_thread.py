@@ -133,6 +133,8 @@ class RunMirror(Mirror):
         }
         if message.replaces is not None:
             payload["replaces"] = message.replaces
+        if message.attachments:
+            payload["attachments"] = message.attachments
         if is_cut:
             payload["truncated"] = True
         self._publisher.add(UserMessage.TYPE, payload, self._run.session_id)

@@ -6,7 +6,7 @@ import orjson
 import pytest
 from support.model_server import call_piece, chunk, usage
 
-from netra_trio.agents.run import TOKENS_MAX
+from netra_trio.agents.checks import TOKENS_MAX
 from netra_trio.models import completion as completions
 from netra_trio.models.completion import Completion, Delta, ToolCall, Usage
 from netra_trio.models.errors import ModelError

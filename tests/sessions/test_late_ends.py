@@ -13,7 +13,8 @@ from trio.testing import MockClock
 from netra_trio.agents.run import Run
 from netra_trio.ids import RunId
 from netra_trio.protocol.messages import RunStatus
-from netra_trio.sessions.runner import END_STORE_TIMEOUT, SHORT_RESULT_BYTES
+from netra_trio.sessions.run_end import SHORT_RESULT_BYTES
+from netra_trio.sessions.runner import END_STORE_TIMEOUT
 from netra_trio.stores.base import RunEnd, StoredEnd, interrupted
 from netra_trio.stores.memory import MemoryStore
 

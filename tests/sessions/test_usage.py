@@ -6,7 +6,8 @@ import pytest
 from support.memory import EPOCH, Frame, kinds, open_server
 from trio.testing import MockClock
 
-from netra_trio.agents.run import MODEL_NAME_BYTES, TOKENS_MAX, Agent, Run
+from netra_trio.agents.checks import MODEL_NAME_BYTES, TOKENS_MAX
+from netra_trio.agents.run import Agent, Run
 from netra_trio.ids import UserId
 from netra_trio.stores.base import Usage
 from netra_trio.stores.memory import MemoryStore

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextvars import copy_context
 from itertools import pairwise
 from typing import Any, TypeVar
+from unittest.mock import Mock
 
 import orjson
 import pytest
@@ -117,6 +118,7 @@ def execution(
         store or MemoryStore(),
         wall_clock=lambda: 0.0,
         publisher=Publisher(MemoryBackend().broker, HistoryLimits(), lambda: 0.0),
+        files=Mock(),
         context=copy_context(),
         open_questions={},
     )

@@ -1,0 +1,268 @@
+"""The files of a run: those of its message, and those of its answer.
+
+for attachment in run.attachments:
+    async for chunk in attachment:
+        ...
+"""
+
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import Protocol, Self
+
+import trio
+
+from netra_trio.errors import ContentMissing, FilesNotFound
+from netra_trio.files.base import CHUNK_BYTES
+from netra_trio.ids import FileId, UserId
+from netra_trio.protocol.fields import ATTACHMENTS
+from netra_trio.protocol.messages import ListedFile
+from netra_trio.stores.files import StoredFile
+
+BINARY_RESULTS = 256  # of a run: docs/protocol.md, Files
+READ_BYTES = 25 * 1024 * 1024  # of a file that is read whole, unless the agent says otherwise
+WINDOW_BYTES = 16 * CHUNK_BYTES  # of a file in memory while it is iterated over
+
+
+class FileAccess(Protocol):
+    """The files of all users, as runs use them: `netra_trio.files.files.Files`."""
+
+    async def find(self, user_id: UserId, file_id: FileId) -> StoredFile | None:
+        """Return a file of a user; None if the user has none of this id."""
+        ...
+
+    async def upload(
+        self,
+        user_id: UserId,
+        chunks: AsyncIterable[bytes],
+        *,
+        name: str = "",
+        media_type: str | None = None,
+    ) -> StoredFile:
+        """Store a file of a user."""
+        ...
+
+    def read(
+        self, file_id: FileId, *, start: int = 0, size: int | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Read the content of a file in chunks of at most `CHUNK_BYTES`."""
+        ...
+
+
+class Attachment:
+    """A file of a message or of an answer.
+
+    Iterating over it (`async for chunk in attachment`) reads its content in chunks of at most
+    64 KiB; not more than 1 MiB of it is in memory. It may be iterated over several times, and the
+    loop may be left at any time. Cancelling is always safe.
+
+    Every way to read it raises `FilesNotFound` if the file was deleted meanwhile, with its thread,
+    and `StorageUnavailable` if its content cannot be read now.
+
+    Attributes:
+        file_id: Its id.
+        name: Its name, without a path; may be empty.
+        media_type: Its type.
+        bytes: Its size.
+    """
+
+    __slots__ = ("_access", "bytes", "file_id", "media_type", "name")
+
+    def __init__(self, file: StoredFile, access: FileAccess) -> None:
+        self._access = access
+        self.file_id = file.file_id
+        self.name = file.name
+        self.media_type = file.media_type
+        self.bytes = file.size
+
+    def __repr__(self) -> str:
+        return f"<Attachment {self.file_id} {self.name!r} {self.media_type} {self.bytes} bytes>"
+
+    @asynccontextmanager
+    async def open(
+        self, start: int = 0, size: int | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Read the content in one transfer; leaving the block ends it.
+
+        Args:
+            start: The first byte.
+            size: How many bytes, at most; None for all that follow.
+
+        Yields:
+            An iterator over chunks of at most 64 KiB.
+
+        Raises:
+            ValueError: If `start` or `size` is negative.
+        """
+        if start < 0 or (size is not None and size < 0):
+            raise ValueError("the first byte and the size are not negative")
+        try:
+            async with self._access.read(self.file_id, start=start, size=size) as chunks:
+                yield chunks
+        except ContentMissing:
+            raise FilesNotFound([self.file_id]) from None
+
+    def __aiter__(self) -> "Chunks":
+        return Chunks(self.read, self.bytes)
+
+    async def read(
+        self, *, start: int = 0, size: int | None = None, limit: int = READ_BYTES
+    ) -> bytes:
+        """Return the content, or a part of it.
+
+        Args:
+            start: The first byte.
+            size: How many bytes, at most; None for all that follow.
+            limit: The bytes that this may be at most.
+
+        Raises:
+            ValueError: If it is more, or `start` or `size` is negative.
+        """
+        wanted = self.bytes - start if size is None else min(size, self.bytes - start)
+        if wanted > limit:
+            raise ValueError(f"{self.file_id} has {wanted} bytes; at most {limit} are allowed")
+        content = bytearray()
+        async with self.open(start, size) as chunks:
+            async for chunk in chunks:
+                content += chunk
+        return bytes(content)
+
+
+class Chunks:
+    """Iterates over the content of a file, in chunks of at most `CHUNK_BYTES`.
+
+    No transfer is open while a chunk is used, because a loop that is left early would not end it.
+
+    Args:
+        read: Reads a part of the content.
+        size: The bytes of the content.
+    """
+
+    __slots__ = ("_at", "_read", "_size", "_window", "_window_at")
+
+    def __init__(self, read: "ReadPart", size: int) -> None:
+        self._read = read
+        self._size = size
+        self._window = b""
+        self._window_at = 0  # the first byte of it
+        self._at = 0
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next chunk. Cancelling is safe."""
+        if self._at >= self._size:
+            raise StopAsyncIteration
+        if self._at >= self._window_at + len(self._window):
+            self._window = await self._read(start=self._at, size=WINDOW_BYTES)
+            self._window_at = self._at
+        at = self._at - self._window_at
+        chunk = self._window[at : at + CHUNK_BYTES]
+        self._at += len(chunk)
+        return chunk
+
+
+class ReadPart(Protocol):
+    """Reads a part of a file."""
+
+    async def __call__(self, *, start: int, size: int) -> bytes:
+        """Return `size` bytes from the byte `start` on, or as many as there are."""
+        ...
+
+
+class RunFiles:
+    """The files of one run, over all its attempts.
+
+    Args:
+        user_id: The user of the run.
+        access: Finds, reads and stores files.
+        received: The files of the message.
+    """
+
+    __slots__ = ("_access", "_answer", "_attached", "_sent", "_user_id", "received")
+
+    def __init__(
+        self, user_id: UserId, access: FileAccess, received: Sequence[StoredFile] = ()
+    ) -> None:
+        self.received = [Attachment(file, access) for file in received]
+        self._access = access
+        self._user_id = user_id
+        self._answer: list[tuple[StoredFile, bool]] = []  # and whether it was sent as an event
+        self._attached = 0  # those of calls in progress included
+        self._sent = 0  # likewise
+
+    def begin_attempt(self) -> None:
+        """Remove the files that an earlier attempt has attached; the client knows the sent ones."""
+        self._answer = [each for each in self._answer if each[1]]
+        self._attached = 0
+
+    @property
+    def answer(self) -> tuple[ListedFile, ...]:
+        """The files of the answer, as a client shows them."""
+        return tuple(
+            ListedFile(file.file_id, file.name, file.media_type, file.size)
+            for file, _ in self._answer
+        )
+
+    async def find(self, file_id: FileId) -> Attachment:
+        """Return a file of the user.
+
+        Raises:
+            FilesNotFound: If the user does not have it.
+        """
+        found = await self._access.find(self._user_id, file_id)
+        if found is None:
+            raise FilesNotFound([file_id])
+        return Attachment(found, self._access)
+
+    async def store(
+        self, data: bytes | AsyncIterable[bytes], *, name: str, media_type: str | None
+    ) -> StoredFile:
+        """Store a file of the user; `add` makes it part of the answer."""
+        chunks = data if isinstance(data, AsyncIterable) else Chunks(_part_of(data), len(data))
+        return await self._access.upload(self._user_id, chunks, name=name, media_type=media_type)
+
+    def add(self, file: StoredFile, *, is_sent: bool) -> Attachment:
+        """Make a file part of the answer."""
+        self._answer.append((file, is_sent))
+        return Attachment(file, self._access)
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Take a place for a file that is attached in the block; give it back if that fails.
+
+        Raises:
+            RuntimeError: If there is none left.
+        """
+        if self._attached >= ATTACHMENTS:
+            raise RuntimeError(f"an answer has at most {ATTACHMENTS} attached files")
+        self._attached += 1
+        try:
+            yield
+        except BaseException:
+            self._attached -= 1
+            raise
+
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """Take a place for a file that is sent in the block; give it back if that fails.
+
+        Raises:
+            RuntimeError: If there is none left.
+        """
+        if self._sent >= BINARY_RESULTS:
+            raise RuntimeError(f"a run sends binary data at most {BINARY_RESULTS} times")
+        self._sent += 1
+        try:
+            yield
+        except BaseException:
+            self._sent -= 1
+            raise
+
+
+def _part_of(data: bytes) -> ReadPart:
+    async def read(*, start: int, size: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return data[start : start + size]
+
+    return read
