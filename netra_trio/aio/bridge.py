@@ -33,10 +33,10 @@ class BlockFailed(Exception):
 
 
 class Call:
-    """A call of a method of the `Run`, from the asyncio thread.
+    """A call of a method of the `Run`, or of another function, from the asyncio thread.
 
     Args:
-        method: The name of the method.
+        method: The name of the method, or the function.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
         future: Receives its result; None if nothing waits for it.
@@ -46,7 +46,7 @@ class Call:
 
     def __init__(
         self,
-        method: str,
+        method: str | Callable[..., Awaitable[Any]],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         future: "asyncio.Future[Any] | None",
@@ -62,7 +62,9 @@ class Call:
         assert self.scope is not None  # noqa: S101 - for mypy: set before
         with self.scope:
             try:
-                result = await getattr(bridge.run, self.method)(*self.args, **self.kwargs)
+                method = self.method
+                function = getattr(bridge.run, method) if isinstance(method, str) else method
+                result = await function(*self.args, **self.kwargs)
             except Exception as error:
                 bridge.reply(self, None, error)
             else:
@@ -256,8 +258,15 @@ class Bridge:
                 raise asyncio.CancelledError from None
             raise trio.ClosedResourceError("the run has ended") from None
 
-    async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+    async def call(
+        self, method: str | Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any
+    ) -> Any:
         """Call an async method of the `Run`, and return its result; cancelling is safe.
+
+        Args:
+            method: The name of the method; or another async function, which is called in Trio.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
 
         Raises:
             Exception: What the method raised.

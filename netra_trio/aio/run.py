@@ -1,12 +1,14 @@
 """A run, as an asyncio agent uses it: the names of `netra_trio.Run`, awaited in asyncio."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from netra_trio.agents.run import EXPIRES
 from netra_trio.agents.waits import Wait
+from netra_trio.aio.attachments import AsyncioAttachment, attach
 from netra_trio.aio.bridge import Bridge, Call, Leave, ToolBlock
+from netra_trio.ids import FileId
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import HistoryMessage
 
@@ -73,6 +75,7 @@ class AsyncioRun:
         correlation_id: The correlation id of the message.
         content: The text of the message; of an `agent_request`, its input as text.
         input: The payload of an `agent_request`; None for a `user_message`.
+        attachments: The files of the message.
         attempt: 1, 2 or 3.
         traceparent: The trace of the run, for the HTTP header of that name; None if there is none.
     """
@@ -87,6 +90,9 @@ class AsyncioRun:
         self.correlation_id = run.correlation_id
         self.content = run.content
         self.input = run.input
+        self.attachments: Sequence[AsyncioAttachment] = [
+            AsyncioAttachment(bridge, each) for each in run.attachments
+        ]
         self.attempt = run.attempt
         self.traceparent = run.traceparent
         self._bridge = bridge
@@ -113,6 +119,25 @@ class AsyncioRun:
         if not isinstance(text, str):
             raise TypeError(f"emit takes a str, got {type(text).__name__}")
         await self._bridge.put(text, len(text))
+
+    async def attachment(self, file_id: FileId | str) -> AsyncioAttachment:
+        """Return a file of the user by its id, for example of an earlier message.
+
+        Raises:
+            FilesNotFound: If the user does not have it.
+            StoreUnavailable: If the store cannot answer now.
+        """
+        return AsyncioAttachment(self._bridge, await self._bridge.call("attachment", file_id))
+
+    async def attach(
+        self, name: str, data: bytes | AsyncIterable[bytes], media_type: str | None = None
+    ) -> AsyncioAttachment:
+        """Attach a file to the answer, as `Run.attach`; `data` may be an iterable of asyncio."""
+        return await attach(self._bridge, name, data, media_type)
+
+    async def emit_bytes(self, data: bytes, *, media_type: str) -> None:
+        """Send binary data as a part of the answer, as `Run.emit_bytes`."""
+        await self._bridge.call("emit_bytes", data, media_type=media_type)
 
     async def think(
         self, thought: str, *, step: int | None = None, total: int | None = None

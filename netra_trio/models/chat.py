@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import trio
 
+from netra_trio.agents.handed_files import HandOver
 from netra_trio.agents.run import Run
 from netra_trio.errors import RetryableAgentError, SettingsError, StoreUnavailable
 from netra_trio.models.calls import call_tools
 from netra_trio.models.completion import Completion
 from netra_trio.models.errors import ModelError
-from netra_trio.models.history import messages_within, with_question
+from netra_trio.models.history import ModelMessage, messages_within, with_question
 from netra_trio.models.key import Key, key_from
 from netra_trio.models.mcp.server import McpServer, servers_of
 from netra_trio.models.output import Output
@@ -34,6 +35,7 @@ HISTORY_MESSAGES = 200  # read from the store at most
 ROUNDS = 16  # of answers with tool calls in one run
 NAMES_SHOWN = 10  # of models in a log line
 NO_MCP = "MCP servers need the package mcp: pip install 'netra-trio[mcp]'"
+HAS_FILES = "; the request has images or documents: does the model accept them (images, pdfs)?"
 CUT = "\n\n*The answer was cut: it reached the model's limit of tokens.*"
 
 _log = structlog.get_logger(__name__)
@@ -52,6 +54,8 @@ def chat(
     idle_seconds: float = IDLE_SECONDS,
     options: Mapping[str, Any] | None = None,
     check: bool = False,
+    images: bool = True,
+    pdfs: bool | None = None,
 ) -> "Chat":
     """Return an agent that is a language model with tools.
 
@@ -69,6 +73,9 @@ def chat(
         options: More fields of the request, such as `temperature`; None leaves a field out.
         check: Whether the server has to be reachable, and accept the key, when the application
             starts.
+        images: Whether the model gets the images that a user attaches; otherwise their names.
+        pdfs: Likewise for PDF documents; by default only at OpenAI's own address, because few other
+            servers accept them.
 
     Raises:
         SettingsError: The key cannot be used, or the package for MCP servers is missing.
@@ -90,6 +97,8 @@ def chat(
         max_rounds=max_rounds,
         options=options or {},
         check=check,
+        images=images,
+        pdfs=base_url.rstrip("/") == BASE_URL if pdfs is None else pdfs,
     )
 
 
@@ -108,6 +117,8 @@ class Chat:
         max_rounds: int,
         options: Mapping[str, Any],
         check: bool,
+        images: bool,
+        pdfs: bool,
     ) -> None:
         self.model = model
         self._provider = provider
@@ -119,6 +130,8 @@ class Chat:
         self._max_rounds = max_rounds
         self._options = dict(options)
         self._check = check
+        self._images = images
+        self._pdfs = pdfs
 
     def __repr__(self) -> str:
         return f"<Chat {self.model!r} at {self._provider.base_url}>"
@@ -165,12 +178,14 @@ class Chat:
 
         Raises:
             ModelError: The model's server gave no complete answer.
-            RetryableAgentError: The store cannot give the history now.
+            RetryableAgentError: The store cannot give the history or a file now.
         """
         messages = await self._messages(run)
         try:
-            await self._answer(run, messages)
+            await self._answer(run, [message.json() for message in messages])
         except ModelError as error:
+            if any(message.files for message in messages):
+                error.detail += HAS_FILES
             _log.error("model_failed", run_id=run.id, model=self.model, reason=error.detail)
             raise
 
@@ -206,13 +221,17 @@ class Chat:
             tools |= {tool.name: tool for tool in self._toolbox.tools(taken=tuple(tools))}
         return tools
 
-    async def _messages(self, run: Run) -> list[JsonObject]:
+    async def _messages(self, run: Run) -> list[ModelMessage]:
         try:
             earlier = await run.history(HISTORY_MESSAGES) if self._history_tokens else ()
         except StoreUnavailable as error:
             raise RetryableAgentError from error
-        messages = with_question(messages_within(earlier, self._history_tokens), run.content)
-        system = [{"role": "system", "content": self._system}] if self._system else []
+        hand_over = HandOver(images=self._images, pdfs=self._pdfs)
+        new = await hand_over.load(run.attachments)
+        files = await hand_over.load_earlier(run, earlier)
+        chosen = messages_within(earlier, self._history_tokens, files)
+        messages = with_question(chosen, new.text(run.content), new.binaries)
+        system = [ModelMessage("system", self._system)] if self._system else []
         return [*system, *messages]
 
     def _request(

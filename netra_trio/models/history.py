@@ -4,12 +4,16 @@
 (5, 4)
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
+from attrs import field, frozen
+
+from netra_trio.agents.handed_files import Binary, Handed
 from netra_trio.protocol.fields import JsonObject
 
 MESSAGE_TOKENS = 4  # of the role and the marks around a message
+FILE_TOKENS = 1000  # of an image or a document; models count a large image with about as many
 BYTES_PER_TOKEN = (
     4  # of English text; in other scripts a token has fewer characters, not fewer bytes
 )
@@ -29,6 +33,38 @@ class PastMessage(Protocol):
         ...
 
 
+@frozen
+class ModelMessage:
+    """A message for a model.
+
+    Attributes:
+        role: `user`, `assistant` or `system`.
+        text: The text; the texts of several messages are joined.
+        files: The images and documents.
+    """
+
+    role: str
+    text: str
+    files: tuple[Binary, ...] = field(default=(), repr=False)
+
+    @property
+    def tokens(self) -> int:
+        """An estimate of its tokens."""
+        return estimate(self.text) + FILE_TOKENS * len(self.files)
+
+    def json(self) -> JsonObject:
+        """Return it as a message of the Chat Completions API."""
+        if not self.files:
+            return {"role": self.role, "content": self.text}
+        parts: list[JsonObject] = [{"type": "text", "text": self.text}] if self.text else []
+        return {"role": self.role, "content": [*parts, *map(_part, self.files)]}
+
+    def followed_by(self, text: str, files: tuple[Binary, ...]) -> "ModelMessage":
+        """Return it joined with a later message of the same role."""
+        joined = "\n\n".join(filter(None, (self.text, text)))
+        return ModelMessage(self.role, joined, self.files + files)
+
+
 def estimate(text: str) -> int:
     """Return an estimate of the tokens of a message: a quarter of its UTF-8 bytes, plus 4.
 
@@ -38,46 +74,59 @@ def estimate(text: str) -> int:
     return MESSAGE_TOKENS + -(-size // BYTES_PER_TOKEN)
 
 
-def messages_within(earlier: Sequence[PastMessage], tokens: int) -> list[JsonObject]:
+def messages_within(
+    earlier: Sequence[PastMessage], tokens: int, files: Mapping[int, Handed] | None = None
+) -> list[ModelMessage]:
     """Return the newest messages that fit into the budget, oldest first, for a request.
 
     A message is never cut; the first one that does not fit ends the selection. The selection begins
-    with a message of the user. Messages without text are left out, and messages of the same role in
-    a row are joined, because some models accept alternating roles only.
+    with a message of the user. Messages without text and files are left out, and messages of the
+    same role in a row are joined, because some models accept alternating roles only.
+
+    Args:
+        earlier: The messages, oldest first.
+        tokens: The budget, see `estimate`; an image or a document counts as 1000.
+        files: The files of the messages, by their index.
     """
-    chosen: list[JsonObject] = []
-    for message in reversed(list(_joined(earlier))):
-        tokens -= estimate(str(message["content"]))
+    chosen: list[ModelMessage] = []
+    for message in reversed(list(_joined(earlier, files or {}))):
+        tokens -= message.tokens
         if tokens < 0:
             break
         chosen.append(message)
-    while chosen and chosen[-1]["role"] != "user":
+    while chosen and chosen[-1].role != "user":
         chosen.pop()
     return chosen[::-1]
 
 
-def with_question(messages: list[JsonObject], question: str) -> list[JsonObject]:
+def with_question(
+    messages: list[ModelMessage], question: str, files: tuple[Binary, ...] = ()
+) -> list[ModelMessage]:
     """Return the messages with the user's new one; joined to an earlier one without an answer."""
-    if messages and messages[-1]["role"] == "user":
-        last = {**messages[-1], "content": f"{messages[-1]['content']}\n\n{question}"}
-        return [*messages[:-1], last]
-    return [*messages, {"role": "user", "content": question}]
+    if messages and messages[-1].role == "user":
+        return [*messages[:-1], messages[-1].followed_by(question, files)]
+    return [*messages, ModelMessage("user", question, files)]
 
 
-def _joined(earlier: Sequence[PastMessage]) -> Iterator[JsonObject]:
-    role, texts = "", list[str]()
-    for message in earlier:
-        if not message.content:
+def _joined(earlier: Sequence[PastMessage], files: Mapping[int, Handed]) -> Iterator[ModelMessage]:
+    last: ModelMessage | None = None
+    for index, message in enumerate(earlier):
+        handed = files.get(index, Handed())
+        text = handed.text(message.content)
+        if not text and not handed.binaries:
             continue
-        if message.role != role and texts:
-            yield _message(role, texts)
-            texts = []
-        role = message.role
-        texts.append(message.content)
-    if texts:
-        yield _message(role, texts)
+        role = "user" if message.role == "user" else "assistant"
+        if last is None or last.role != role:
+            if last is not None:
+                yield last
+            last = ModelMessage(role, text, handed.binaries)
+        else:
+            last = last.followed_by(text, handed.binaries)
+    if last is not None:
+        yield last
 
 
-def _message(role: str, texts: Sequence[str]) -> JsonObject:
-    name = "user" if role == "user" else "assistant"
-    return {"role": name, "content": "\n\n".join(texts)}
+def _part(file: Binary) -> JsonObject:
+    if file.is_image:
+        return {"type": "image_url", "image_url": {"url": file.url}}
+    return {"type": "file", "file": {"filename": file.name, "file_data": file.url}}

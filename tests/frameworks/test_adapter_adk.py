@@ -5,6 +5,7 @@ from typing import Any
 
 import trio
 from frameworks import script
+from frameworks.attaching import NAMED, PDF, PNG, TEXT, attach
 from frameworks.hello_adk import MODEL, Fake, response_of
 from google.adk.agents import LlmAgent
 from google.adk.apps.app import App
@@ -164,3 +165,31 @@ async def test_the_run_waits_for_the_model_while_it_is_asked() -> None:
     async with serve_agents(agent=agent) as server, server.connect() as client:
         end_of(await ask(client))
     assert seen == [["model"]]
+
+
+def _blob(data: Any) -> tuple[str, bytes]:
+    return data.mime_type, data.data
+
+
+class Seeing(Fake):
+    """Notes what it gets."""
+
+    seen: list[Any]
+
+    async def generate_content_async(
+        self, llm_request: Any, stream: bool = False
+    ) -> AsyncIterator[LlmResponse]:
+        """Answer with a text."""
+        parts = [part for content in llm_request.contents for part in content.parts]
+        self.seen.append([part.text or _blob(part.inline_data) for part in parts])
+        yield response_of([types.Part(text="seen")])
+
+
+async def test_the_model_gets_the_files_of_this_message_and_of_earlier_ones() -> None:
+    model = Seeing(seen=[])
+    await attach(adk(LlmAgent(name="shop", model=model)))
+    looked = [TEXT, ("image/png", PNG), ("application/pdf", PDF)]
+    assert model.seen == [looked, [*looked, "seen", "and?"]]
+    model.seen.clear()
+    await attach(adk(LlmAgent(name="shop", model=model), images=False, pdfs=False))
+    assert model.seen == [[NAMED], [NAMED, "seen", "and?"]]

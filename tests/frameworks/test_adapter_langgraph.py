@@ -3,11 +3,13 @@
 import asyncio
 import gc
 import threading
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from typing import Any, TypedDict
 
 import pytest
 import trio
+from frameworks.attaching import NAMED, PDF, PNG, TEXT, attach
 from frameworks.hello_langgraph import MODEL, Fake
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
@@ -398,3 +400,28 @@ async def test_the_model_is_read_as_fast_as_the_client_reads() -> None:
         with trio.move_on_after(0.5):
             await done.wait()
         assert 1 <= len(model.pieces) < most / 2
+
+
+async def test_the_model_gets_the_files_of_this_message_and_of_earlier_ones() -> None:
+    seen: list[list[Any]] = []
+
+    def node(state: MessagesState) -> dict[str, Any]:
+        seen.append([message.content for message in state["messages"]])
+        return {"messages": [AIMessage("seen")]}
+
+    graph = graph_of(node).compile()
+    await attach(langgraph(graph))
+    looked = [
+        {"type": "text", "text": TEXT},
+        {"type": "image", "base64": b64encode(PNG).decode(), "mime_type": "image/png"},
+        {
+            "type": "file",
+            "base64": b64encode(PDF).decode(),
+            "mime_type": "application/pdf",
+            "filename": "b.pdf",
+        },
+    ]
+    assert seen == [[looked], [looked, "seen", "and?"]]
+    seen.clear()
+    await attach(langgraph(graph, images=False, pdfs=False))
+    assert seen == [[NAMED], [NAMED, "seen", "and?"]]

@@ -3,8 +3,16 @@
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Self
 
-from agents import Agent, RunContextWrapper, function_tool
+from agents import (
+    Agent,
+    OpenAIChatCompletionsModel,
+    RunContextWrapper,
+    function_tool,
+    set_tracing_disabled,
+)
+from frameworks.attaching import NAMED, PDF, PNG, TEXT, attach, url
 from frameworks.hello_openai_agents import MODEL, Fake, completed
+from openai import AsyncOpenAI
 from openai.types.responses import (
     ResponseOutputMessage,
     ResponseOutputRefusal,
@@ -13,6 +21,7 @@ from openai.types.responses import (
 from support.asyncio_agents import ask, end_of, serve_agents, text_of
 from support.live import waits_of
 from support.memory import Frame
+from support.model_server import open_model_server, says
 
 from netra_trio.aio import AsyncioRun, openai_agents
 
@@ -119,3 +128,25 @@ async def test_the_run_waits_for_the_model_while_it_is_asked() -> None:
     async with serve_agents(agent=openai_agents(agent)) as server, server.connect() as client:
         end_of(await ask(client))
     assert seen == [["model"]]
+
+
+async def test_the_model_gets_the_files_of_this_message_and_of_earlier_ones() -> None:
+    """Over HTTP: the framework turns the content into that of the Chat Completions API."""
+    set_tracing_disabled(disabled=True)
+    async with open_model_server() as server:
+        server.always(says("seen"))
+        # A connection that is kept would be of a loop that has ended.
+        headers = {"connection": "close"}
+        provider = AsyncOpenAI(base_url=server.url, api_key="k", default_headers=headers)
+        model = OpenAIChatCompletionsModel("m", provider)
+        await attach(openai_agents(Agent(name="a", model=model)))
+        named = Agent(name="b", model=model)
+        await attach(openai_agents(named, images=False, pdfs=False))
+    looked, again, *others = ([*request.body["messages"]] for request in server.requests)
+    [content] = [message["content"] for message in looked]
+    assert content[0] == {"type": "text", "text": TEXT}
+    assert content[1]["image_url"]["url"] == url("image/png", PNG)
+    document = {"filename": "b.pdf", "file_data": url("application/pdf", PDF)}
+    assert content[2] == {"type": "file", "file": document}
+    assert [message["content"] for message in again][0::2] == [content, "and?"]
+    assert [messages[0]["content"] for messages in others] == [NAMED, NAMED]

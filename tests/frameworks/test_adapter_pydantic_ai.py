@@ -4,8 +4,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import trio
+from frameworks.attaching import NAMED, PDF, PNG, TEXT, attach
 from pydantic import BaseModel
-from pydantic_ai import Agent, ApprovalRequired, CallDeferred, RunContext
+from pydantic_ai import Agent, ApprovalRequired, BinaryContent, CallDeferred, RunContext
 from pydantic_ai.capabilities import HandleDeferredToolCalls
 from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.models.test import TestModel
@@ -156,3 +157,23 @@ async def test_the_run_waits_for_the_model_while_it_is_asked() -> None:
     async with serve_agents(agent=pydantic_ai(agent)) as server, server.connect() as client:
         end_of(await ask(client))
     assert seen == [["model"]]
+
+
+async def test_the_model_gets_the_files_of_this_message_and_of_earlier_ones() -> None:
+    requests: list[list[Any]] = []
+
+    async def answer(messages: list[Any], _: Any) -> AsyncIterator[str]:
+        requests.append([part.content for message in messages for part in message.parts])
+        yield "seen"
+
+    await attach(pydantic_ai(Agent(FunctionModel(stream_function=answer))))
+    image, document = (
+        BinaryContent(PNG, media_type="image/png"),
+        BinaryContent(PDF, media_type="application/pdf"),
+    )
+    looked = [TEXT, image, document]
+    assert requests == [[looked], [looked, "seen", "and?"]]
+    requests.clear()
+    model = FunctionModel(stream_function=answer)
+    await attach(pydantic_ai(Agent(model), images=False, pdfs=False))
+    assert requests == [[NAMED], [NAMED, "seen", "and?"]]

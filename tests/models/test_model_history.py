@@ -5,7 +5,7 @@ from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netra_trio.models.history import estimate, messages_within, with_question
+from netra_trio.models.history import ModelMessage, estimate, messages_within, with_question
 
 
 @frozen
@@ -36,21 +36,21 @@ def test_estimate(text: str, tokens: int) -> None:
 def test_the_oldest_messages_are_dropped_and_none_is_cut(tokens: int, kept: int) -> None:
     earlier = lines("uaua")
     chosen = messages_within(earlier, tokens)
-    assert [message["content"] for message in chosen] == [
+    assert [message.text for message in chosen] == [
         line.content for line in earlier[len(earlier) - kept :]
     ]
-    assert [message["role"] for message in chosen] == ["user", "assistant"] * (kept // 2)
+    assert [message.role for message in chosen] == ["user", "assistant"] * (kept // 2)
 
 
 def test_a_message_that_does_not_fit_ends_the_selection() -> None:
     earlier = [Line("user", "u"), Line("agent", "x" * 400), Line("user", "v"), Line("agent", "b")]
-    assert [message["content"] for message in messages_within(earlier, 100)] == ["v", "b"]
+    assert [message.text for message in messages_within(earlier, 100)] == ["v", "b"]
 
 
 def test_it_begins_with_the_user() -> None:
     assert messages_within(lines("aua"), 10) == [
-        {"role": "user", "content": "u001"},
-        {"role": "assistant", "content": "a002"},
+        ModelMessage("user", "u001"),
+        ModelMessage("assistant", "a002"),
     ]
     assert messages_within(lines("a"), 100) == []
 
@@ -58,18 +58,18 @@ def test_it_begins_with_the_user() -> None:
 def test_messages_of_one_role_are_joined_and_empty_ones_left_out() -> None:
     earlier = [Line("user", "a"), Line("agent", ""), Line("user", "b"), Line("agent", "c")]
     assert messages_within(earlier, 100) == [
-        {"role": "user", "content": "a\n\nb"},
-        {"role": "assistant", "content": "c"},
+        ModelMessage("user", "a\n\nb"),
+        ModelMessage("assistant", "c"),
     ]
 
 
 def test_a_question_after_one_without_an_answer() -> None:
-    assert with_question([], "q") == [{"role": "user", "content": "q"}]
+    assert with_question([], "q") == [ModelMessage("user", "q")]
     messages = messages_within(lines("uau"), 100)
-    assert with_question(messages, "q")[-1] == {"role": "user", "content": "u002\n\nq"}
-    assert messages[-1]["content"] == "u002"
+    assert with_question(messages, "q")[-1] == ModelMessage("user", "u002\n\nq")
+    assert messages[-1].text == "u002"
     answered = messages_within(lines("ua"), 100)
-    assert with_question(answered, "q") == [*answered, {"role": "user", "content": "q"}]
+    assert with_question(answered, "q") == [*answered, ModelMessage("user", "q")]
 
 
 @given(
@@ -78,7 +78,7 @@ def test_a_question_after_one_without_an_answer() -> None:
 )
 def test_the_budget_is_never_exceeded(said: list[tuple[str, str]], tokens: int) -> None:
     chosen = messages_within([Line(*each) for each in said], tokens)
-    assert sum(estimate(message["content"]) for message in chosen) <= tokens
-    assert [message["role"] for message in chosen] == (["user", "assistant"] * len(chosen))[
+    assert sum(estimate(message.text) for message in chosen) <= tokens
+    assert [message.role for message in chosen] == (["user", "assistant"] * len(chosen))[
         : len(chosen)
     ]

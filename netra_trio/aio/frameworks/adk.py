@@ -8,7 +8,7 @@ the user, and the agent goes on with the answer.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -22,6 +22,7 @@ from google.adk.runners import Runner
 from google.adk.sessions.in_memory_session_service import InMemorySessionService
 from google.genai import types
 
+from netra_trio.agents.handed_files import Handed, HandOver
 from netra_trio.aio.agent import AsyncioAgent
 from netra_trio.aio.frameworks.output import (
     HISTORY_MESSAGES,
@@ -41,7 +42,13 @@ INPUT = "adk_request_input"
 _SHOWN: ContextVar["_Shown"] = ContextVar("_SHOWN")
 
 
-def adk(agent: "BaseAgent | App", *, history: int = HISTORY_MESSAGES) -> AsyncioAgent:
+def adk(
+    agent: "BaseAgent | App",
+    *,
+    history: int = HISTORY_MESSAGES,
+    images: bool = True,
+    pdfs: bool = True,
+) -> AsyncioAgent:
     """Make an agent of an agent or an app of Google ADK.
 
     Its toolsets and plugins are closed when the application closes.
@@ -49,6 +56,8 @@ def adk(agent: "BaseAgent | App", *, history: int = HISTORY_MESSAGES) -> Asyncio
     Args:
         agent: The agent, or the app.
         history: How many earlier messages of the thread it gets.
+        images: Whether it gets the images that a user attaches; otherwise their names.
+        pdfs: Likewise for PDF documents.
     """
     app = agent if isinstance(agent, App) else App(name=APP_NAME, root_agent=agent)
     app = app.model_copy(update={"plugins": [*app.plugins, _Tools()]})
@@ -62,9 +71,12 @@ def adk(agent: "BaseAgent | App", *, history: int = HISTORY_MESSAGES) -> Asyncio
         _SHOWN.set(shown)
         names = {"app_name": app.name, "user_id": run.user, "session_id": run.id}
         session = await sessions.create_session(**names)
-        for event in _events(app, await run.history(history) if history else []):
+        earlier = await run.history(history) if history else []
+        hand_over = HandOver(images=images, pdfs=pdfs)
+        new = await hand_over.load(run.attachments)
+        for event in _events(app, earlier, await hand_over.load_earlier(run, earlier)):
             await sessions.append_event(session, event)
-        message = types.Content(role="user", parts=[types.Part(text=run.content)])
+        message = types.Content(role="user", parts=_parts(run.content, new))
         try:
             while True:
                 turn = _Turn(shown)
@@ -277,7 +289,9 @@ async def _ask(run: AsyncioRun, call: Any) -> dict[str, Any]:
         return {"error": "The user did not answer."}
 
 
-def _events(app: App, earlier: Sequence[HistoryMessage]) -> list[Event]:
+def _events(
+    app: App, earlier: Sequence[HistoryMessage], files: Mapping[int, Handed]
+) -> list[Event]:
     """Return earlier messages of the thread as those of the framework."""
     root: Any = app.root_agent
     return [
@@ -285,9 +299,17 @@ def _events(app: App, earlier: Sequence[HistoryMessage]) -> list[Event]:
             author="user" if message.role == "user" else root.name,
             content=types.Content(
                 role="user" if message.role == "user" else "model",
-                parts=[types.Part(text=message.content)],
+                parts=_parts(message.content, files.get(index, Handed())),
             ),
         )
-        for message in earlier
+        for index, message in enumerate(earlier)
         if message.content
     ]
+
+
+def _parts(content: str, files: Handed) -> list[types.Part]:
+    """Return the parts of a message with its files."""
+    binaries = [
+        types.Part.from_bytes(data=each.data, mime_type=each.media_type) for each in files.binaries
+    ]
+    return [types.Part(text=files.text(content)), *binaries]

@@ -28,6 +28,7 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.pregel import Pregel
 from langgraph.types import Command, Interrupt, StateSnapshot
 
+from netra_trio.agents.handed_files import Handed, HandOver
 from netra_trio.aio.agent import AsyncioAgent
 from netra_trio.aio.frameworks.output import HISTORY_MESSAGES, FrameworkOutput, plain, prompt_of
 from netra_trio.aio.run import AsyncioRun
@@ -46,6 +47,8 @@ def langgraph(
     history: int = HISTORY_MESSAGES,
     input: Callable[[AsyncioRun], Any] | None = None,  # noqa: A002 - as LangGraph names it
     context: Callable[[AsyncioRun], Any] | None = None,
+    images: bool = True,
+    pdfs: bool = True,
 ) -> AsyncioAgent:
     """Make an agent of a compiled graph.
 
@@ -58,6 +61,8 @@ def langgraph(
         history: How many earlier messages of the thread it gets.
         input: Returns the input of a run; needed for a graph without a channel `messages`.
         context: Returns the context of a run.
+        images: Whether it gets the images that a user attaches; otherwise their names.
+        pdfs: Likewise for PDF documents.
 
     Raises:
         TypeError: If the graph has no channel `messages`, and `input` is not given.
@@ -81,7 +86,10 @@ def langgraph(
         else:
             is_new = state is None or not state.values
             earlier = await run.history(history) if history and is_new else []
-            value = {MESSAGES: [*_messages(earlier), HumanMessage(run.content)]}
+            hand_over = HandOver(images=images, pdfs=pdfs)
+            new = _human(run.content, await hand_over.load(run.attachments))
+            files = await hand_over.load_earlier(run, earlier)
+            value = {MESSAGES: [*_messages(earlier, files), new]}
         if state is not None and appends:
             value = _completed(value, await _missing_results(used, state))
         options = {} if context is None else {"context": context(run)}
@@ -320,12 +328,26 @@ def _completed(value: Any, results: list[BaseMessage]) -> Any:
     return {**value, MESSAGES: [*results, *(own if isinstance(own, list) else [own])]}
 
 
-def _messages(earlier: Sequence[HistoryMessage]) -> list[BaseMessage]:
+def _messages(earlier: Sequence[HistoryMessage], files: Mapping[int, Handed]) -> list[BaseMessage]:
     """Return earlier messages of the thread as those of the framework."""
     return [
-        HumanMessage(message.content) if message.role == "user" else AIMessage(message.content)
-        for message in earlier
+        _human(message.content, files.get(index, Handed()))
+        if message.role == "user"
+        else AIMessage(message.content)
+        for index, message in enumerate(earlier)
     ]
+
+
+def _human(content: str, files: Handed) -> HumanMessage:
+    """Return a message of the user with its files, as LangChain's standard content blocks."""
+    text = files.text(content)
+    if not files.binaries:
+        return HumanMessage(text)
+    blocks: list[Any] = [{"type": "text", "text": text}] if text else []
+    for each in files.binaries:
+        kind, name = ("image", {}) if each.is_image else ("file", {"filename": each.name})
+        blocks.append({"type": kind, "base64": each.base64, "mime_type": each.media_type, **name})
+    return HumanMessage(content_blocks=blocks)
 
 
 def _result(values: Any, has_messages: bool) -> Any:

@@ -15,6 +15,7 @@ from agents import Agent, RunHooks, Runner
 from agents.items import ToolApprovalItem
 from agents.run_state import RunState
 
+from netra_trio.agents.handed_files import Handed, HandOver
 from netra_trio.aio.agent import AsyncioAgent
 from netra_trio.aio.frameworks.output import HISTORY_MESSAGES, FrameworkOutput
 from netra_trio.aio.run import AsyncioRun
@@ -30,6 +31,8 @@ def openai_agents(
     *,
     history: int = HISTORY_MESSAGES,
     context: Callable[[AsyncioRun], Any] | None = None,
+    images: bool = True,
+    pdfs: bool = True,
 ) -> AsyncioAgent:
     """Make an agent of an agent of the OpenAI Agents SDK.
 
@@ -39,17 +42,25 @@ def openai_agents(
         agent: The agent.
         history: How many earlier messages of the thread it gets.
         context: Returns the context object of a run; without it, it is None.
+        images: Whether it gets the images that a user attaches; otherwise their names.
+        pdfs: Likewise for PDF documents.
     """
 
     async def answer(run: AsyncioRun) -> Any:
         output = FrameworkOutput(run)
         hooks = _Hooks(output)
         earlier = await run.history(history) if history else []
+        hand_over = HandOver(images=images, pdfs=pdfs)
+        new = await hand_over.load(run.attachments)
+        files = await hand_over.load_earlier(run, earlier)
         state: Any = [
-            {"role": "user" if message.role == "user" else "assistant", "content": message.content}
-            for message in earlier
+            {
+                "role": "user" if message.role == "user" else "assistant",
+                "content": _content(message.content, files.get(index, Handed())),
+            }
+            for index, message in enumerate(earlier)
         ]
-        state.append({"role": "user", "content": run.content})
+        state.append({"role": "user", "content": _content(run.content, new)})
         value = None if context is None else context(run)
         try:
             while True:
@@ -125,6 +136,20 @@ async def _approve(output: FrameworkOutput, item: ToolApprovalItem, state: "RunS
         state.reject(item, rejection_message="The user did not approve this call.")
     else:
         state.approve(item)
+
+
+def _content(content: str, files: Handed) -> str | list[dict[str, str]]:
+    """Return the content of a message with its files."""
+    text = files.text(content)
+    if not files.binaries:
+        return text
+    parts = [{"type": "input_text", "text": text}] if text else []
+    for each in files.binaries:
+        if each.is_image:
+            parts.append({"type": "input_image", "image_url": each.url, "detail": "auto"})
+        else:
+            parts.append({"type": "input_file", "filename": each.name, "file_data": each.url})
+    return parts
 
 
 def _call_id(context: Any, tool: Any) -> str:

@@ -7,7 +7,7 @@ and answers its deferred tools: approvals and questions.
 """
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic_ai import capture_run_messages
@@ -15,6 +15,7 @@ from pydantic_ai.agent import AbstractAgent
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, ToolFailed
 from pydantic_ai.messages import (
+    BinaryContent,
     ModelMessage,
     ModelRequest,
     ModelResponse,
@@ -25,11 +26,13 @@ from pydantic_ai.messages import (
     ThinkingPart,
     ThinkingPartDelta,
     ToolCallPart,
+    UserContent,
     UserPromptPart,
 )
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults
 from pydantic_ai.tools import ToolDenied as Denial
 
+from netra_trio.agents.handed_files import Handed, HandOver
 from netra_trio.aio.agent import AsyncioAgent
 from netra_trio.aio.frameworks.output import (
     HISTORY_MESSAGES,
@@ -47,6 +50,8 @@ def pydantic_ai(
     *,
     history: int = HISTORY_MESSAGES,
     deps: Callable[[AsyncioRun], Any] | None = None,
+    images: bool = True,
+    pdfs: bool = True,
 ) -> AsyncioAgent:
     """Make an agent of an agent of Pydantic AI.
 
@@ -56,15 +61,20 @@ def pydantic_ai(
         agent: The agent.
         history: How many earlier messages of the thread it gets.
         deps: Returns the dependencies of a run; without it they are None.
+        images: Whether it gets the images that a user attaches; otherwise their names.
+        pdfs: Likewise for PDF documents.
     """
 
     async def answer(run: AsyncioRun) -> Any:
         output = FrameworkOutput(run)
-        earlier = _messages(await run.history(history)) if history else []
+        past = await run.history(history) if history else []
+        hand_over = HandOver(images=images, pdfs=pdfs)
+        prompt = _prompt(run.content, await hand_over.load(run.attachments))
+        earlier = _messages(past, await hand_over.load_earlier(run, past))
         with capture_run_messages() as messages:
             try:
                 result = await agent.run(
-                    run.content,
+                    prompt,
                     message_history=earlier,
                     deps=None if deps is None else deps(run),
                     capabilities=[_Shown(run, output)],
@@ -174,14 +184,23 @@ class _Shown(AbstractCapability[Any]):
             results.calls[call.tool_call_id] = ToolFailed("The user did not answer.")
 
 
-def _messages(earlier: Sequence[HistoryMessage]) -> list[ModelMessage]:
+def _messages(earlier: Sequence[HistoryMessage], files: Mapping[int, Handed]) -> list[ModelMessage]:
     """Return earlier messages of the thread as those of the framework."""
     return [
-        ModelRequest(parts=[UserPromptPart(message.content)])
+        ModelRequest(parts=[UserPromptPart(_prompt(message.content, files.get(index, Handed())))])
         if message.role == "user"
         else ModelResponse(parts=[TextPart(message.content)])
-        for message in earlier
+        for index, message in enumerate(earlier)
     ]
+
+
+def _prompt(content: str, files: Handed) -> str | list[UserContent]:
+    """Return a message of the user with its files."""
+    text = files.text(content)
+    if not files.binaries:
+        return text
+    binaries = (BinaryContent(each.data, media_type=each.media_type) for each in files.binaries)
+    return [text, *binaries]
 
 
 def _add_usage(output: FrameworkOutput, messages: Sequence[ModelMessage]) -> None:
