@@ -4,10 +4,14 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
+from typing import Annotated
 
 import trio
+from cyclopts import Parameter
 
-from netra_trio.cli.arguments import OptionalText, Text
+from netra_trio.cli.arguments import OptionalText, Text, Texts
+from netra_trio.cli.chat_files import ChatFiles
 from netra_trio.cli.chat_session import ChatSession
 from netra_trio.cli.errors import CommandError
 from netra_trio.cli.login import DEV_USER, Login, LoginError, find_server
@@ -38,6 +42,8 @@ def chat(
     token: OptionalText = None,
     agent: OptionalText = None,
     thread: OptionalText = None,
+    attach: Annotated[Texts, Parameter(name="--attach", negative=(), show_default=False)] = (),
+    save_files: OptionalText = None,
 ) -> None:
     """Talk to an agent in the terminal; Ctrl-C stops an answer, a second one quits.
 
@@ -55,14 +61,23 @@ def chat(
         The agent to talk to; the server's default without it.
     thread
         The thread to continue; a new one without it.
+    attach
+        A file to attach to the message, or to the first one of the conversation. May be given
+        more than once.
+    save_files
+        A folder in which the files of answers are saved; it is created if necessary.
     """
     if user is not None and token is not None:
         raise CommandError("give --user or --token, not both")
+    screen = Screen(sys.stdout)
     session = ChatSession(
-        Screen(sys.stdout),
+        screen,
         agent=agent,
         thread_id=thread or new_thread_id(),
         max_attempts=None if message is None else ATTEMPTS,
+        files=ChatFiles(
+            screen, [*map(Path, attach)], None if save_files is None else Path(save_files)
+        ),
     )
     run = partial(run_chat, session, url, message=message, user=user or DEV_USER, token=token)
     with restored_terminal():

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import trio
 from attrs import define, field
 
+from netra_trio.cli.chat_files import ChatFiles
 from netra_trio.cli.chat_questions import ChatQuestions
 from netra_trio.cli.chat_view import ChatView
 from netra_trio.cli.errors import CommandError
@@ -34,6 +35,7 @@ class ChatSession:
         agent: The agent; None for the server's default.
         thread_id: The thread. Not the default thread of the session, which ends with the session.
         max_attempts: How many connection attempts may fail in a row; None for any number.
+        files: The files to attach, and where those of answers are saved.
         status: How the last run ended; None before the first end.
     """
 
@@ -41,6 +43,7 @@ class ChatSession:
     agent: str | None
     thread_id: str
     max_attempts: int | None
+    files: ChatFiles
     status: str | None = None
     _view: ChatView = field(init=False)
     _lines: LineInput = field(init=False)
@@ -99,13 +102,19 @@ class ChatSession:
         if self._is_disconnected:
             self.screen.note("… it is sent when the connection is back")
         try:
-            run = await client.send(content, agent=self.agent, thread_id=self.thread_id)
+            run = await client.send(
+                content,
+                agent=self.agent,
+                thread_id=self.thread_id,
+                attachments=await self.files.upload(client),
+            )
             self._run = run
             if run.status == "queued":
                 self.screen.note("… waiting")
             await self._follow(client, run)
             if run.end is not None:
                 self.status = run.end.payload.get("status", run.end.type)
+                await self.files.show(client, run.end.payload)
         except MessageRefused as refused:
             self.screen.fault(f"{refused.error} {refused.help}")
             self.status = "failed"

@@ -22,10 +22,12 @@ from netra_trio.client.errors import (
     RunLost,
     TokenFailed,
     TokenUnavailable,
+    TransferFailed,
 )
 from netra_trio.client.event import Event
 from netra_trio.client.fallback import Transport
 from netra_trio.client.feed import Events
+from netra_trio.client.files import Download, File
 from netra_trio.client.network import Network
 from netra_trio.client.rooms import Published, Room
 from netra_trio.client.run import Run
@@ -41,8 +43,10 @@ __all__ = [
     "ConnectionClosed",
     "ConnectionRefused",
     "Dialer",
+    "Download",
     "Event",
     "Events",
+    "File",
     "GaveUp",
     "MessageRefused",
     "MessageUncertain",
@@ -63,6 +67,7 @@ __all__ = [
     "Threads",
     "TokenFailed",
     "TokenUnavailable",
+    "TransferFailed",
     "Transport",
     "Watch",
     "connect",

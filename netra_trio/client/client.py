@@ -8,7 +8,7 @@ async with connect("ws://localhost:8000/ws", token=token) as client:
 
 import random as random_module
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ import trio
 from netra_trio.client.errors import ClientClosed
 from netra_trio.client.event import Event
 from netra_trio.client.feed import Events
+from netra_trio.client.files import Download, File, FileTransfers, Progress
 from netra_trio.client.manager import ConnectionManager
 from netra_trio.client.membership import Place
 from netra_trio.client.messages import check_key
@@ -91,10 +92,12 @@ async def connect(
     tokens = Tokens(token, get_token)
     with ExitStack() as files:
         file = None if outbox is None else files.enter_context(OutboxFile.open(Path(outbox)))
-        client = Client(file, stats, wall_clock)
+        dialer = Network() if dialer is None else dialer
+        transfers = FileTransfers(url, dialer=dialer, tokens=tokens, random=random)
+        client = Client(file, stats, wall_clock, transfers)
         client.connection = ConnectionManager(
             url,
-            dialer=Network() if dialer is None else dialer,
+            dialer=dialer,
             tokens=tokens,
             back_off=BackOff(max_attempts),
             session=client.session,
@@ -144,11 +147,16 @@ class Client:
     connection: ConnectionManager
 
     def __init__(
-        self, file: OutboxFile | None, stats: Stats, wall_clock: Callable[[], float]
+        self,
+        file: OutboxFile | None,
+        stats: Stats,
+        wall_clock: Callable[[], float],
+        files: FileTransfers,
     ) -> None:
         self.session = ClientSession(stats=stats, file=file, stop=self._stop, wall_clock=wall_clock)
         self._stats = stats
         self._file = file
+        self._files = files
         self._adding = trio.Lock()
 
     @property
@@ -187,6 +195,7 @@ class Client:
         deadline_ms: int | None = None,
         correlation_id: str | None = None,
         replaces: str | None = None,
+        attachments: Sequence[str] = (),
     ) -> Run:
         """Send a message to an agent; return when the server has confirmed it.
 
@@ -203,6 +212,7 @@ class Client:
             correlation_id: The key: a second message with the same key and content is a duplicate
                 and starts nothing, even after a restart. A new key if None.
             replaces: A message of the thread: its question and all later ones leave the history.
+            attachments: The ids of up to 16 files that were uploaded, see `upload`.
 
         Raises:
             MessageRefused: The server refused it, or it is too large.
@@ -220,6 +230,7 @@ class Client:
             "on_busy": on_busy,
             "deadline_ms": deadline_ms,
             "replaces": replaces,
+            "attachments": list(attachments) or None,
         }
         return await self._post("user_message", payload, correlation_id)
 
@@ -232,6 +243,7 @@ class Client:
         on_busy: OnBusy | None = None,
         deadline_ms: int | None = None,
         correlation_id: str | None = None,
+        attachments: Sequence[str] = (),
     ) -> Run:
         """Send an `agent_request` with structured input; otherwise like `send`."""
         payload = {
@@ -240,8 +252,51 @@ class Client:
             "thread_id": thread_id,
             "on_busy": on_busy,
             "deadline_ms": deadline_ms,
+            "attachments": list(attachments) or None,
         }
         return await self._post("agent_request", payload, correlation_id)
+
+    async def upload(
+        self,
+        source: str | Path | bytes | AsyncIterable[bytes],
+        *,
+        name: str | None = None,
+        progress: Progress | None = None,
+    ) -> File:
+        """Upload a file, for the `attachments` of messages within 24 hours.
+
+        It needs no connection of the client. An upload that breaks off, or is refused for now, is
+        repeated with growing pauses; one of an iterable is not, because it is read once. Cancelling
+        is safe: the server then has no file.
+
+        Args:
+            source: A path, the content, or an async iterable of its pieces.
+            name: Its name; by default that of the path, or none.
+            progress: Called with the bytes that were sent, and the size or None.
+
+        Raises:
+            MessageRefused: The server refused it, for example with MESSAGE_TOO_LARGE.
+            TransferFailed: It broke off too often.
+            TokenFailed: `get_token` raised.
+            OSError: The file cannot be read.
+            ValueError: The file has changed meanwhile.
+        """
+        return await self._files.upload(source, name=name, progress=progress)
+
+    def download(self, file_id: str) -> AbstractAsyncContextManager[Download]:
+        """Download a file in an `async with` block, which returns a `Download`.
+
+        Iterating over it gives chunks of at most 64 KiB. A transfer that breaks off continues where
+        it was. Cancelling is safe.
+
+        Args:
+            file_id: A file of the user, for example of `attachments` in an `agent_completed`.
+
+        Raises:
+            MessageRefused: The server refused it, for example with FILE_NOT_FOUND.
+            TransferFailed: It broke off too often.
+        """
+        return self._files.download(file_id)
 
     async def answer(
         self,

@@ -97,6 +97,10 @@ class MessageUncertain(ClientError):
         self.key = key
 
 
+class TransferFailed(ClientError):
+    """A file could not be sent or received: there was no answer, or the transfer broke off."""
+
+
 class OutboxFull(ClientError):
     """Too many messages are unconfirmed or have a run that is not over."""
 

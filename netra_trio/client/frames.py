@@ -58,6 +58,8 @@ def message_of(confirmed: Event, text: str | None, user_id: str) -> Event:
     }
     if "replaces" in sent:
         payload["replaces"] = sent["replaces"]
+    if sent.get("attachments"):
+        payload["attachments"] = sent["attachments"]
     return evolve(confirmed, type="user_message", payload=payload)
 
 

@@ -7,7 +7,7 @@ async with HttpConnection(await dial(urlsplit(url), trust), "example.com") as co
 
 import os
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
 from typing import Self, TypeAlias
 from urllib.parse import SplitResult, quote, urlunsplit
@@ -173,6 +173,9 @@ class HttpConnection:
             await self._stream.send_all(data)
         except _NETWORK_ERRORS as error:
             raise NoAnswer(reason_of(error)) from None
+        return await self._head()
+
+    async def _head(self) -> Answer:
         event = await self._event()
         while isinstance(event, h11.InformationalResponse):
             event = await self._event()
@@ -180,6 +183,54 @@ class HttpConnection:
             raise NoAnswer("the connection was closed before the answer")
         found = {name.decode().lower(): value.decode("latin-1") for name, value in event.headers}
         return Answer(event.status_code, found, b"")
+
+    async def send(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: AsyncIterator[bytes],
+        *,
+        size: int | None,
+        idle_seconds: float,
+        limit: int,
+    ) -> Answer:
+        """Send a request whose body comes in pieces, and wait for its whole answer.
+
+        An answer that comes before the end of the body ends the sending.
+
+        Args:
+            method: The method.
+            target: The path and the query.
+            headers: More headers.
+            body: The pieces; what iterating raises is raised.
+            size: The bytes of all pieces; None if that is not known.
+            idle_seconds: Seconds without progress after which there is no answer.
+            limit: See `read_all`.
+
+        Raises:
+            ValueError: The pieces have not `size` bytes.
+        """
+        framing = (
+            ("transfer-encoding", "chunked") if size is None else ("content-length", str(size))
+        )
+        fields = {"host": self._host, "accept-encoding": "identity", **headers}
+        request = h11.Request(method=method, target=target, headers=[*fields.items(), framing])
+        sender = _Sender(self._protocol, self._stream, idle_seconds)
+        answer: Answer | NoAnswer = NoAnswer(f"no progress for {idle_seconds:g} s")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sender.run, request, body, nursery.cancel_scope)
+            try:
+                head = await self._head()
+                answer = Answer(head.status, head.headers, await self.read_all(limit))
+            except NoAnswer as failure:
+                answer = failure
+            nursery.cancel_scope.cancel()
+        if sender.failure is not None:
+            raise sender.failure
+        if isinstance(answer, NoAnswer):
+            raise answer
+        return answer
 
     async def read(self) -> bytes:
         """Wait for the next piece of the body; empty at its end. Cancelling is safe."""
@@ -220,6 +271,61 @@ class HttpConnection:
         except _NETWORK_ERRORS as error:
             raise NoAnswer(reason_of(error)) from None
         return event
+
+
+class _Sender:
+    """Sends a request while its answer is awaited.
+
+    Attributes:
+        failure: What the body has raised; None for nothing.
+    """
+
+    def __init__(
+        self, protocol: h11.Connection, stream: trio.abc.Stream, idle_seconds: float
+    ) -> None:
+        self._protocol = protocol
+        self._stream = stream
+        self._idle_seconds = idle_seconds
+        self.failure: Exception | None = None
+
+    async def run(
+        self, request: h11.Request, body: AsyncIterator[bytes], waiting: trio.CancelScope
+    ) -> None:
+        """Send everything; cancel the wait for the answer if that fails, or takes too long."""
+        if not await self._send(request, waiting):
+            return
+        while True:
+            try:
+                piece = await anext(body, None)
+            except Exception as failure:
+                self.failure = failure
+                waiting.cancel()
+                return
+            try:
+                event = h11.EndOfMessage() if piece is None else h11.Data(data=piece)
+                if not await self._send(event, waiting):
+                    return
+            except h11.LocalProtocolError as error:
+                self.failure = ValueError(f"the body has not the size that was told: {error}")
+                waiting.cancel()
+                return
+            if piece is None:
+                waiting.deadline = trio.current_time() + self._idle_seconds
+                return
+
+    async def _send(self, event: h11.Event, waiting: trio.CancelScope) -> bool:
+        """Send a part; return whether that succeeded."""
+        data = self._protocol.send(event) or b""
+        try:
+            with trio.fail_after(self._idle_seconds):
+                await self._stream.send_all(data)
+        except trio.TooSlowError:
+            waiting.cancel()
+        except _NETWORK_ERRORS:
+            pass  # the peer may have answered before it closed; otherwise reading fails too
+        else:
+            return True
+        return False
 
 
 class KeptConnection:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import trio
 import trio_websocket
@@ -22,6 +22,7 @@ from netra_trio.client.http import (
     ANSWER_SECONDS,
     TOO_SLOW,
     Answer,
+    HttpConnection,
     KeptConnection,
     Unreachable,
     dial,
@@ -186,6 +187,14 @@ class Network:
         self._config_url = url
         self._door.read_config(document)
         return document
+
+    async def dial_http(self, parts: SplitResult) -> HttpConnection:
+        """Open a connection for requests to the host of an address.
+
+        Raises:
+            NoAnswer: There is none.
+        """
+        return HttpConnection(await dial(parts, self._trust), host_of(parts))
 
     def _trust(self) -> ssl.SSLContext:
         if self._tls is None:
