@@ -43,7 +43,7 @@ from netra_trio.protocol.messages import (
     ThreadHistory,
     UserMessage,
 )
-from netra_trio.protocol.posted import PostedMessage
+from netra_trio.protocol.posted import DoorMessage, PostedMessage
 from netra_trio.protocol.problem import Problem, Refused, problem, rate_limited
 from netra_trio.protocol.ratelimit import TokenBucket
 from netra_trio.protocol.rooms import (
@@ -444,6 +444,7 @@ _HANDLERS: dict[type[Inbound], Callable[[CommandDispatcher, Any], Awaitable[None
     Ack: CommandDispatcher.ack,
     UserMessage: CommandDispatcher.work,
     BinaryUserMessage: CommandDispatcher.work_binary,
+    DoorMessage: CommandDispatcher.work,
     PostedMessage: CommandDispatcher.work,
     AgentRequest: CommandDispatcher.work,
     StopAgent: CommandDispatcher.stop,

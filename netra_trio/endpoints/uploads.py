@@ -79,7 +79,7 @@ class Uploads:
             raise Refused(rate_limited(text, wait))
         boundary = boundary_of(call.request)
         _check_head(call, services.settings.files_max_bytes, is_form=boundary is not None)
-        with self._place(user_id), _refusing():
+        with self._place(user_id), refusing():
             stall_seconds = services.settings.send_timeout_ms / 1000
             body = Body(call.receive, stall_seconds=stall_seconds)
             chunks: AsyncIterable[bytes] = body
@@ -128,7 +128,7 @@ def _check_head(call: Call, limit: int, *, is_form: bool) -> None:
 
 
 @contextmanager
-def _refusing() -> Iterator[None]:
+def refusing() -> Iterator[None]:
     """Raise `Refused` for each reason why a file is not stored."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""A message that a door makes; no frame of the protocol has it.
+"""Messages that a door makes; no frame of the protocol has them.
 
 >>> PostedMessage("hello", history=()).agent is None
 True
@@ -9,7 +9,19 @@ from netra_trio.values import frozen
 
 
 @frozen
-class PostedMessage(UserMessage):
+class DoorMessage(UserMessage):
+    """A message that a client has posted to a door.
+
+    Attributes:
+        digests: What stands for its files where messages with the same key are compared: a file
+            that is posted again gets another id.
+    """
+
+    digests: tuple[str, ...] = ()
+
+
+@frozen
+class PostedMessage(DoorMessage):
     """A message of a client that holds the conversation itself.
 
     Attributes:

@@ -20,7 +20,7 @@ from netra_trio.ids import (
 )
 from netra_trio.protocol.binary_messages import BinaryUserMessage
 from netra_trio.protocol.messages import AgentRequest, UserMessage, WorkMessage
-from netra_trio.protocol.posted import PostedMessage
+from netra_trio.protocol.posted import DoorMessage, PostedMessage
 from netra_trio.stores.base import NewMessage
 
 
@@ -92,8 +92,9 @@ def _fingerprint(message: WorkMessage) -> bytes:
     if isinstance(message, BinaryUserMessage):
         digest = hashlib.sha256(message.data).hexdigest()
         compared.append({"media_type": message.media_type, "sha256": digest})
-    if message.attachments:
-        compared.append({"attachments": message.attachments})
+    files = message.digests if isinstance(message, DoorMessage) else message.attachments
+    if files:
+        compared.append({"attachments": files})
     return hashlib.blake2b(dumps(compared, option=OPT_SORT_KEYS), digest_size=16).digest()
 
 

@@ -115,7 +115,7 @@ def test_an_id_of_the_longest_size_and_one_character_more() -> None:
         (run_input(text=[5]), "$.messages[0].content[0]: expected an object"),
         (
             run_input(text=[{"type": "image"}]),
-            '$.messages[0].content[0].type: expected "text", got "image"',
+            "$.messages[0].content[0].source: expected an object, got null",
         ),
         (
             run_input(text=[{"type": "text", "text": 5}]),

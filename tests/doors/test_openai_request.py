@@ -5,7 +5,8 @@ from typing import Any
 import orjson
 import pytest
 
-from netra_trio.endpoints.doors.openai_request import MESSAGES, PostedFormat, read_request
+from netra_trio.endpoints.doors.openai_request import MESSAGES, read_request
+from netra_trio.endpoints.doors.posted_files import DoorFormat
 from netra_trio.protocol.messages import Ping
 from netra_trio.protocol.posted import PostedMessage
 from netra_trio.protocol.problem import Refused
@@ -114,7 +115,7 @@ def test_another_form_of_answer_is_refused(fields: dict[str, Any], path: str) ->
         ({"role": "user", "content": [5]}, "$.messages[1].content[0]: expected an object, got 5"),
         (
             {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]},
-            '$.messages[1].content[1].type: expected "text": agents read no images',
+            "$.messages[1].content[1].image_url: expected an object, got nothing",
         ),
         (
             {"role": "user", "content": [{"type": "text"}]},
@@ -135,8 +136,7 @@ def test_a_body_that_is_no_object_is_refused() -> None:
 
 
 def test_only_messages_of_the_user_get_the_history() -> None:
-    wire = PostedFormat()
-    wire.history = read(USER, USER).history
+    wire = DoorFormat(read(USER, USER).history)
     frame = {"type": "user_message", "payload": {"content": "hi", "thread_id": "t"}}
     decoded = wire.decode(orjson.dumps(frame).decode(), max_size=1000).message
     assert decoded == PostedMessage(content="hi", thread_id=decoded.thread_id, history=wire.history)

@@ -99,7 +99,7 @@ APPROVAL = "$.messages[0].parts[2].approval"
         (body(said(parts=5)), "$.messages[0].parts: expected an array, got 5"),
         (body(said(parts=[5])), "$.messages[0].parts[0]: expected an object, got 5"),
         (body(said(parts=[{"type": "text"}])), "$.messages[0].parts[0].text: expected a string"),
-        (body(said(parts=[{"type": "file"}])), "$.messages[0].parts[0]: files are not supported"),
+        (body(said(parts=[{"type": "file"}])), "$.messages[0].parts[0].url: expected a data: URL"),
         (body(said(" ")), "$.messages[0].parts: expected text, got none"),
         (body(said("a\0b")), "$.messages[0].parts: expected text without NUL"),
         (body(answered()), "$.messages[0]: a message of the assistant needs an answered approval"),

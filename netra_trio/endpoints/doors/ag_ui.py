@@ -7,16 +7,13 @@ run; `POST /ag-ui/{agent}/stop` does. docs/doors-ag-ui.md has the rules.
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from typing import Any
 
 import orjson
-import trio
 from attrs import evolve, frozen
 
 from netra_trio.endpoints.answer import Answer
 from netra_trio.endpoints.call import Call, Endpoint, decode_json
-from netra_trio.endpoints.checks import check_door
 from netra_trio.endpoints.doors.ag_ui_events import AgUiTranslator, ClosedQuestion, Place
 from netra_trio.endpoints.doors.ag_ui_input import (
     ResumeEntry,
@@ -27,6 +24,7 @@ from netra_trio.endpoints.doors.ag_ui_input import (
 )
 from netra_trio.endpoints.doors.answering import BODY_BYTES, noting, stream_run
 from netra_trio.endpoints.doors.connection import DoorConnection, open_connection
+from netra_trio.endpoints.doors.posted_files import DoorFormat, checking, keep
 from netra_trio.endpoints.doors.runs import RunReader, StartedRun
 from netra_trio.endpoints.entrance import Entrance
 from netra_trio.endpoints.paths import target_of
@@ -95,10 +93,11 @@ class AgUiDoor:
         """
         agent = target_of(call.path, _PATHS["agent"])
         with noting(call, AG_UI) as noted:
-            async with _connection(self._entrance, call) as connection:
+            wire = DoorFormat()
+            async with _connection(self._entrance, call, wire) as connection:
                 run_input = read_input(decode_json(await call.read_body(BODY_BYTES)))
                 place = _place_of(call)
-                request = _Request(connection, str(agent), run_input)
+                request = _Request(call, connection, str(agent), run_input, wire)
                 reading = await request.read()
                 translator = AgUiTranslator(
                     reading.run.run_id,
@@ -122,7 +121,7 @@ class AgUiDoor:
             Refused: If the request is refused.
         """
         with noting(call, AG_UI):
-            async with _connection(self._entrance, call) as connection:
+            async with _connection(self._entrance, call, DoorFormat()) as connection:
                 stop = read_stop(decode_json(await call.read_body(STOP_BYTES)))
                 stopped = await _stop(connection, stop.thread_id, stop.message_id)
                 connection.end_session()
@@ -130,10 +129,11 @@ class AgUiDoor:
 
 
 @asynccontextmanager
-async def _connection(entrance: Entrance, call: Call) -> AsyncIterator[DoorConnection]:
+async def _connection(
+    entrance: Entrance, call: Call, wire: DoorFormat
+) -> AsyncIterator[DoorConnection]:
     """Open a connection for a request; its session ends if the request is refused."""
-    check = partial(check_door, call.request, call.services, now=trio.current_time())
-    async with open_connection(entrance, call.request, check) as connection:
+    async with open_connection(entrance, call.request, checking(call, wire)) as connection:
         try:
             yield connection
         except Refused:
@@ -145,12 +145,23 @@ class _Request:
     """Finds or starts the run that a request reads.
 
     Args:
-        connection: The connection of the request.
+        call: The request.
+        connection: Its connection.
         agent: The agent of its path.
         run_input: Its body.
+        wire: The format of the connection.
     """
 
-    def __init__(self, connection: DoorConnection, agent: str, run_input: RunInput) -> None:
+    def __init__(
+        self,
+        call: Call,
+        connection: DoorConnection,
+        agent: str,
+        run_input: RunInput,
+        wire: DoorFormat,
+    ) -> None:
+        self._services = call.services
+        self._wire = wire
         self._connection = connection
         self._agent = agent
         self._input = run_input
@@ -189,8 +200,14 @@ class _Request:
         key = self._input.message_id
         if key is not None and message.get("correlation_id") == key:
             with suppress(Refused):  # the text may be another one
-                return await self.runs.start(self._payload, key)
+                return await self._send(self._payload, key)
         return StartedRun.of_message(message, self._input.thread_id)
+
+    async def _send(self, payload: dict[str, Any], key: str | None) -> StartedRun:
+        """Store the files of the message, and start its run."""
+        connection = self._connection
+        files = await keep(self._services, connection.user_id, self._input.files, self._wire)
+        return await self.runs.start({**payload, "attachments": files}, key)
 
     @property
     def _payload(self) -> dict[str, Any]:
@@ -230,7 +247,7 @@ class _Request:
             _check_no_interrupt(listed)
         self._check_size(len(run_input.text.encode()))
         try:
-            return await self.runs.start(payload, key)
+            return await self._send(payload, key)
         except Refused as refused:
             raise self._at_input(refused) from None
 

@@ -15,6 +15,12 @@ from typing import Any
 
 from attrs import field, frozen
 
+from netra_trio.endpoints.doors.posted_files import (
+    EXPECTED,
+    PostedFile,
+    read_base64,
+    read_url,
+)
 from netra_trio.protocol.codec import show
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.fields import CORRELATION_ID_CHARACTERS
@@ -24,6 +30,7 @@ MESSAGES = 10_000  # of one input
 RESUME_ENTRIES = 100  # of one input: a run asks no more questions
 ID_CHARACTERS = 1024  # of a run id, which is only sent back
 
+_FILES = ("binary", "image", "audio", "video", "document")
 _REGENERATED = "regenerate."  # begins the key of a message that is run again on purpose
 
 
@@ -72,6 +79,7 @@ class RunInput:
         resume: The answers to interrupts.
         regenerates: Whether the message is run again on purpose.
         held: The parts of the answer that the client has.
+        files: The files of the message.
     """
 
     thread_id: str
@@ -82,6 +90,7 @@ class RunInput:
     resume: tuple[ResumeEntry, ...] = ()
     regenerates: bool = False
     held: Held = field(factory=Held)
+    files: tuple[PostedFile, ...] = ()
 
     @property
     def regenerated_key(self) -> str:
@@ -131,9 +140,9 @@ def read_input(body: Any) -> RunInput:
     newest = len(roles) - 1 - roles[::-1].index("user")
     place = f"$.messages[{newest}]"
     message_id = _text(messages[newest], "id", place, CORRELATION_ID_CHARACTERS)
-    text = _content(messages[newest], place)
+    text, files = _content(messages[newest], place)
     held = _held(messages[newest + 1 :])
-    return RunInput(thread_id, run_id, message_id, text, place, entries, regenerates, held)
+    return RunInput(thread_id, run_id, message_id, text, place, entries, regenerates, held, files)
 
 
 @frozen
@@ -201,27 +210,55 @@ def _role(value: Any, path: str) -> str:
     return _text(_object(value, path), "role", path, ID_CHARACTERS)
 
 
-def _content(message: Mapping[str, Any], path: str) -> str:
-    """Return the text of a message of the user: its text parts, one under the other."""
+def _content(message: Mapping[str, Any], path: str) -> tuple[str, tuple[PostedFile, ...]]:
+    """Return the text of a message of the user, its text parts joined, and its files."""
     content, path = message.get("content"), f"{path}.content"
+    files: list[PostedFile] = []
     if isinstance(content, str):
         text = content
     elif isinstance(content, list):
-        text = "\n".join(_part(each, f"{path}[{n}]") for n, each in enumerate(content))
+        texts = []
+        for number, each in enumerate(content):
+            part = _object(each, f"{path}[{number}]")
+            if part.get("type") in _FILES:
+                files.append(_file(part, f"{path}[{number}]"))
+            else:
+                texts.append(_part(part, f"{path}[{number}]"))
+        text = "\n".join(texts)
     else:
         raise _fault(path, "a string or an array", content)
     if not text.strip():
         raise _fault(path, "a text that is not blank", content)
-    return text
+    return text, tuple(files)
 
 
-def _part(value: Any, path: str) -> str:
-    part = _object(value, path)
+def _part(part: Mapping[str, Any], path: str) -> str:
     if part.get("type") != "text":
-        raise _fault(f"{path}.type", '"text"', part.get("type"))
+        raise _fault(f"{path}.type", f"one of text, {', '.join(_FILES)}", part.get("type"))
     if not isinstance(part.get("text"), str):
         raise _fault(f"{path}.text", "a string", part.get("text"))
     return str(part["text"])
+
+
+def _file(part: Mapping[str, Any], path: str) -> PostedFile:
+    """Return the file of a part: of `binary`, or of a type with a `source`."""
+    if part["type"] == "binary":
+        name = part.get("filename")
+        if isinstance(part.get("id"), str) and part["id"]:
+            return PostedFile.uploaded(part["id"])
+        field_ = "data" if part.get("data") is not None else "url"
+        value = part.get(field_)
+        is_data = field_ == "data"
+    else:
+        metadata = part.get("metadata")
+        name = metadata.get("filename") if isinstance(metadata, dict) else None
+        source = _object(part.get("source"), f"{path}.source")
+        path, field_, value = f"{path}.source", "value", source.get("value")
+        is_data = source.get("type") == "data"
+    found = read_base64(value, name=name) if is_data else read_url(value, name=name)
+    if found is None:
+        raise _fault(f"{path}.{field_}", "Base64" if is_data else EXPECTED, value)
+    return found
 
 
 def _held(messages: Sequence[Mapping[str, Any]]) -> Held:

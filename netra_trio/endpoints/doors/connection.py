@@ -20,7 +20,7 @@ from netra_trio.endpoints.checks import AcceptedUpgrade
 from netra_trio.endpoints.entrance import Entrance
 from netra_trio.endpoints.request import Request, trace_of
 from netra_trio.errors import TransportClosed, unwrapped
-from netra_trio.ids import RunId, SessionId
+from netra_trio.ids import RunId, SessionId, UserId
 from netra_trio.protocol.codes import ABNORMAL, ErrorCode
 from netra_trio.protocol.problem import Refused, problem
 from netra_trio.telemetry.events import UpgradeFailed, UpgradeStarted
@@ -38,6 +38,7 @@ class DoorConnection:
         first_frame: The frame `connection_established`, encoded.
         hello: Its payload.
         session_id: The id of its session.
+        user_id: Its user.
     """
 
     def __init__(self, entrance: Entrance, client: MemoryClient, first_frame: bytes) -> None:
@@ -47,6 +48,7 @@ class DoorConnection:
         self.hello: dict[str, Any] = orjson.loads(first_frame)["payload"]
         hello = self.hello
         self.session_id = SessionId(hello["session_id"])
+        self.user_id = UserId(hello["user_id"])
         self._taken = self._acknowledged = int(hello["resume"]["last_seq"])
 
     async def send(

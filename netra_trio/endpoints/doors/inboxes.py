@@ -76,7 +76,7 @@ class Inboxes:
             connection: The connection.
             identity: Of the request that has opened it.
         """
-        user_id = UserId(connection.hello["user_id"])
+        user_id = connection.user_id
         opened = Opened(connection, user_id, identity.is_anonymous)
         self._opened[connection.session_id] = opened
         try:

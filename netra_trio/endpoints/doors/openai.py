@@ -11,11 +11,10 @@ from contextlib import suppress
 from typing import TypeAlias
 
 import trio
-from attrs import evolve
 
 from netra_trio.endpoints.answer import Answer, refusal
 from netra_trio.endpoints.call import Call, Endpoint, decode_json
-from netra_trio.endpoints.checks import AcceptedUpgrade, check_caller, check_door, check_user_exists
+from netra_trio.endpoints.checks import check_caller, check_user_exists
 from netra_trio.endpoints.doors.answering import (
     BODY_BYTES,
     collect_run,
@@ -30,7 +29,8 @@ from netra_trio.endpoints.doors.openai_answer import (
     ChatStream,
     error_of,
 )
-from netra_trio.endpoints.doors.openai_request import ChatRequest, PostedFormat, read_request
+from netra_trio.endpoints.doors.openai_request import ChatRequest, read_request
+from netra_trio.endpoints.doors.posted_files import DoorFormat, checking, keep
 from netra_trio.endpoints.doors.runs import ConnectionEnded, Frame, RunReader
 from netra_trio.endpoints.entrance import Entrance
 from netra_trio.endpoints.request import Request
@@ -90,12 +90,8 @@ class _Door:
         return Answer(200, {"object": "list", "data": models}), DoorOutcome.COMPLETED
 
     async def _complete(self, call: Call) -> _Answered:
-        wire = PostedFormat()
-
-        async def check() -> AcceptedUpgrade:
-            accepted = await check_door(call.request, call.services, now=trio.current_time())
-            return evolve(accepted, wire=wire)
-
+        wire = DoorFormat()
+        check = checking(call, wire)
         async with open_connection(self._entrance, call.request, check) as connection:
             goes_on = False  # whether the session stays, because its run does not need its client
             try:
@@ -107,6 +103,9 @@ class _Door:
                     "content": request.content,
                     "agent": request.model,
                     "thread_id": thread_id or unlisted_thread_id(key),
+                    "attachments": await keep(
+                        call.services, connection.user_id, request.files, wire
+                    ),
                 }
                 runs = RunReader(connection)
                 goes_on = key is not None

@@ -14,16 +14,17 @@ the client. Parameters that tune a model are ignored, because the agent chooses 
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-import attrs
-from attrs import define
-
+from netra_trio.endpoints.doors.posted_files import (
+    EXPECTED,
+    PostedFile,
+    read_base64,
+    read_url,
+)
 from netra_trio.ids import MessageId
 from netra_trio.protocol import codec
 from netra_trio.protocol.codes import ErrorCode
-from netra_trio.protocol.messages import HistoryMessage, UserMessage
-from netra_trio.protocol.posted import PostedMessage
+from netra_trio.protocol.messages import HistoryMessage
 from netra_trio.protocol.problem import Refused, problem
-from netra_trio.protocol.wire_format import JSON_ACKNOWLEDGING
 from netra_trio.values import frozen
 
 MESSAGES = 10_000  # of one request: to read them takes about 15 ms, in which no other task runs
@@ -31,6 +32,7 @@ MESSAGES = 10_000  # of one request: to read them takes about 15 ms, in which no
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _OF_USER = frozenset({"system", "developer", "user"})
 _RESULTS = frozenset({"tool", "function"})  # of calls that another server's answer asked for
+_FILES = {"image_url": "url", "input_audio": "data", "file": "file_data"}
 _KINDS = {str: "a string", bool: "true or false", dict: "an object", list: "an array"}
 
 
@@ -44,6 +46,7 @@ class ChatRequest:
         history: The messages before it.
         stream: Whether the answer is sent as a stream.
         include_usage: Whether the stream ends with the usage.
+        files: The files of the last message.
     """
 
     model: str
@@ -51,31 +54,7 @@ class ChatRequest:
     history: tuple[HistoryMessage, ...]
     stream: bool
     include_usage: bool
-
-
-@define
-class PostedFormat:
-    """The format `netra.v1`, in which a message has the history that the client has posted.
-
-    Attributes:
-        history: The history of the next message.
-    """
-
-    history: tuple[HistoryMessage, ...] = ()
-    name: str | None = JSON_ACKNOWLEDGING.name
-    acknowledges: bool = True
-
-    def decode(self, frame: str | bytes, *, max_size: int) -> codec.Frame:
-        """Return the message of a frame; a message of the user gets the history."""
-        decoded = JSON_ACKNOWLEDGING.decode(frame, max_size=max_size)
-        if type(decoded.message) is not UserMessage:
-            return decoded
-        fields = attrs.asdict(decoded.message, recurse=False)
-        return codec.Frame(PostedMessage(**fields, history=self.history), decoded.correlation_id)
-
-    encoder = staticmethod(JSON_ACKNOWLEDGING.encoder)
-    encode_control = staticmethod(JSON_ACKNOWLEDGING.encode_control)
-    encode_problem = staticmethod(JSON_ACKNOWLEDGING.encode_problem)
+    files: tuple[PostedFile, ...] = ()
 
 
 def read_request(body: Any, now: float) -> ChatRequest:
@@ -104,12 +83,14 @@ def read_request(body: Any, now: float) -> ChatRequest:
         text = f"$.messages: expected at most {MESSAGES} messages, got {len(messages)}"
         raise Refused(problem(ErrorCode.VALIDATION_ERROR, text))
     *earlier, last = (_read_message(place, message) for place, message in enumerate(messages))
+    files = tuple(_read_files(len(earlier), messages[-1]["content"]))
     if last[0] != "user":
         expected = "user: the agent answers the user's message"
         _refuse(f"$.messages[{len(earlier)}].role", expected, last[0])
     if not last[1].strip():
         _refuse(f"$.messages[{len(earlier)}].content", "a text that is not blank", last[1])
-    return ChatRequest(model, last[1], tuple(_history(earlier, now)), stream, include_usage)
+    history = tuple(_history(earlier, now))
+    return ChatRequest(model, last[1], history, stream, include_usage, files)
 
 
 def _history(messages: list[tuple[str, str]], now: float) -> Iterator[HistoryMessage]:
@@ -149,12 +130,35 @@ def _read_parts(place: int, parts: list[Any]) -> str:
         text = part.get("text") if type(part) is dict and part.get("type") == "text" else None
         if type(text) is not str:  # not the usual case
             text = _read_part(f"{_message(place)}.content[{number}]", part)
-        texts.append(text)
+        if text is not None:
+            texts.append(text)
     return "\n".join(texts)
 
 
-def _read_part(path: str, part: Any) -> str:
-    """Return the text of a part.
+def _read_files(place: int, content: Any) -> Iterator[PostedFile]:
+    """Return the files of a message; those of earlier messages are left out."""
+    for number, part in enumerate(content if type(content) is list else ()):
+        kind = part["type"]
+        if kind not in _FILES:
+            continue
+        path = f"{_message(place)}.content[{number}].{kind}"
+        given = _field(part, path.rpartition(".")[0], kind, dict)
+        if kind == "file" and type(given.get("file_id")) is str and given["file_id"]:
+            yield PostedFile.uploaded(given["file_id"])
+            continue
+        name = _FILES[kind]
+        if kind == "input_audio":
+            shown = given.get("format")
+            found = read_base64(given.get(name), name=f"audio.{shown}" if shown else None)
+        else:
+            found = read_url(given.get(name), name=given.get("filename"))
+        if found is None:
+            _refuse(f"{path}.{name}", EXPECTED, given.get(name))
+        yield found
+
+
+def _read_part(path: str, part: Any) -> str | None:
+    """Return the text of a part; None of a file.
 
     Raises:
         Refused: VALIDATION_ERROR, with the path of the field.
@@ -162,8 +166,10 @@ def _read_part(path: str, part: Any) -> str:
     if type(part) is not dict:
         _refuse(path, "an object", part)
     kind = _field(part, path, "type", str)
+    if kind in _FILES:
+        return None
     if kind not in {"text", "refusal"}:
-        _refuse(f"{path}.type", '"text": agents read no images, audio or files', kind)
+        _refuse(f"{path}.type", "text, image_url, input_audio or file", kind)
     text: str = _field(part, path, kind, str)
     return text
 

@@ -6,17 +6,15 @@ the answers to questions, are taken. See docs/doors-vercel.md.
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from functools import partial
 from typing import Any, TypeVar
 
-import trio
 from attrs import define
 
 from netra_trio.endpoints.answer import Answer, refusal
 from netra_trio.endpoints.call import Call, Endpoint, decode_json
-from netra_trio.endpoints.checks import check_door
 from netra_trio.endpoints.doors.answering import BODY_BYTES, noting, stream_run
 from netra_trio.endpoints.doors.connection import DoorConnection, open_connection
+from netra_trio.endpoints.doors.posted_files import DoorFormat, checking, keep
 from netra_trio.endpoints.doors.runs import Frame, RunReader, StartedRun
 from netra_trio.endpoints.doors.vercel_request import (
     Chat,
@@ -28,6 +26,7 @@ from netra_trio.endpoints.doors.vercel_request import (
 from netra_trio.endpoints.doors.vercel_stream import ClosedQuestion, UIMessageStream
 from netra_trio.endpoints.entrance import Entrance
 from netra_trio.endpoints.paths import target_of
+from netra_trio.ids import FileId
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.doors import DOOR_PATHS, VERCEL
 from netra_trio.protocol.fields import CORRELATION_ID_CHARACTERS
@@ -68,6 +67,7 @@ class _Visit:
         call: The request.
         connection: Its connection.
         runs: Reads runs over the connection.
+        wire: The format of its messages.
         outcome: How it was answered.
         owns_run: Whether the session of the connection has a run that has not ended.
     """
@@ -75,6 +75,7 @@ class _Visit:
     call: Call
     connection: DoorConnection
     runs: RunReader
+    wire: DoorFormat
     outcome: DoorOutcome = DoorOutcome.COMPLETED
     owns_run: bool = False
 
@@ -143,9 +144,10 @@ class _Door:
     @asynccontextmanager
     async def _visit(self, call: Call) -> AsyncIterator[_Visit]:
         """Open a connection for a request; its session ends with it unless it has a run."""
-        check = partial(check_door, call.request, call.services, now=trio.current_time())
+        wire = DoorFormat()
+        check = checking(call, wire)
         async with open_connection(self._entrance, call.request, check) as connection:
-            visit = _Visit(call, connection, RunReader(connection))
+            visit = _Visit(call, connection, RunReader(connection), wire)
             try:
                 yield visit
             finally:
@@ -159,9 +161,10 @@ async def _chat(visit: _Visit) -> Answer | None:
         await _continue(visit, chat)
         return None
     _check(visit, chat, chat.said)
+    files = await keep(visit.call.services, visit.connection.user_id, chat.said.files, visit.wire)
     visit.owns_run = True  # also if the connection ends between the message and its confirmation
     try:
-        run = await _begin(visit.runs, chat, chat.said)
+        run = await _begin(visit.runs, chat, chat.said, files)
     except Refused:
         visit.owns_run = False
         raise
@@ -215,9 +218,13 @@ def _check(visit: _Visit, chat: Chat, said: Said) -> None:
         raise Refused(problem(ErrorCode.MESSAGE_TOO_LARGE, text))
 
 
-async def _begin(runs: RunReader, chat: Chat, said: Said) -> StartedRun:
+async def _begin(runs: RunReader, chat: Chat, said: Said, files: Sequence[FileId]) -> StartedRun:
     """Start the run of a message, or return the one that it has started before."""
-    message: dict[str, Any] = {"content": said.text, "thread_id": chat.chat_id}
+    message: dict[str, Any] = {
+        "content": said.text,
+        "thread_id": chat.chat_id,
+        "attachments": files,
+    }
     if chat.agent is not None:
         message["agent"] = chat.agent
     if said.target is None and not said.regenerates:

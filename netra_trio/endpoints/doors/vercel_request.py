@@ -15,6 +15,7 @@ from typing import Any
 
 from attrs import frozen
 
+from netra_trio.endpoints.doors.posted_files import EXPECTED, PostedFile, read_url
 from netra_trio.protocol.codec import show
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.fields import CORRELATION_ID_CHARACTERS, THREAD_ID_TEXT, is_thread_id
@@ -24,7 +25,6 @@ SUBMIT, REGENERATE = "submit-message", "regenerate-message"
 
 _TRIGGERS = (SUBMIT, REGENERATE)
 _OPEN = "input-available"  # the state of a tool call without a result
-_FILES = frozenset({"file", "reasoning-file"})
 
 
 @frozen
@@ -37,12 +37,14 @@ class Said:
         target: The id of the message that it replaces: of the user's, which is edited or sent again
             at its position, or with `regenerates` of the agent's. None for a new one.
         regenerates: Whether another answer to the same message is asked for.
+        files: Its files.
     """
 
     text: str
     message_id: str
     target: str | None
     regenerates: bool
+    files: tuple[PostedFile, ...] = ()
 
 
 @frozen
@@ -185,10 +187,13 @@ def _said(messages: list[dict[str, Any]], target: str | None, *, regenerates: bo
     if place < 0:
         raise _bad("$.messages: expected a message of the user, got none")
     message_id = _id_of(messages[place].get("id"), f"$.messages[{place}].id")
-    texts = []
+    texts, files = [], []
     for path, part in _parts(messages[place], place):
-        if part.get("type") in _FILES:
-            raise _bad(f"{path}: files are not supported; expected text")
+        if part.get("type") == "file":
+            file = read_url(part.get("url"), name=part.get("filename"))
+            if file is None:
+                raise _bad(f"{path}.url: expected {EXPECTED}, got {show(part.get('url'))}")
+            files.append(file)
         if part.get("type") == "text":
             if not isinstance(part.get("text"), str):
                 raise _bad(f"{path}.text: expected a string, got {show(part.get('text'))}")
@@ -198,7 +203,7 @@ def _said(messages: list[dict[str, Any]], target: str | None, *, regenerates: bo
         raise _bad(f"$.messages[{place}].parts: expected text, got none")
     if "\0" in text:
         raise _bad(f"$.messages[{place}].parts: expected text without NUL")
-    return Said(text, message_id, target, regenerates)
+    return Said(text, message_id, target, regenerates, tuple(files))
 
 
 def _parts(message: Mapping[str, Any], place: int) -> list[tuple[str, dict[str, Any]]]:

@@ -1,0 +1,181 @@
+r"""Files in the messages that are posted to doors: as `data:` URLs, or as addresses of files.
+
+    >>> found = read_url("data:image/png;base64,iVBORw==", name="a.png")
+    >>> found.name, found.data
+    ('a.png', b'\x89PNG')
+    >>> read_url("https://example.com/ws/files/file_7?ticket=x").file_id
+    'file_7'
+    >>> read_url("https://example.com/a.png") is None
+    True
+
+The content of a `data:` URL is stored as a file of the user. An address counts by its path,
+whatever its host is: the user has to have that file. The server fetches nothing.
+"""
+
+import re
+from base64 import b64decode
+from binascii import Error
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from hashlib import sha256
+from typing import Self
+from urllib.parse import urlsplit
+
+import attrs
+import trio
+from attrs import define
+
+from netra_trio.endpoints.call import Call
+from netra_trio.endpoints.checks import AcceptedUpgrade, check_door
+from netra_trio.endpoints.uploads import refusing
+from netra_trio.files.rate import UPLOADS
+from netra_trio.ids import FileId, UserId
+from netra_trio.protocol import codec
+from netra_trio.protocol.codes import ErrorCode
+from netra_trio.protocol.fields import ATTACHMENTS
+from netra_trio.protocol.messages import HistoryMessage, UserMessage
+from netra_trio.protocol.posted import DoorMessage, PostedMessage
+from netra_trio.protocol.problem import Refused, problem, rate_limited
+from netra_trio.protocol.wire_format import JSON_ACKNOWLEDGING
+from netra_trio.services import Services
+from netra_trio.values import frozen
+
+EXPECTED = "a data: URL in Base64, or the address of an uploaded file"
+
+_DATA = re.compile(r"data:[^,]{0,255};base64,", re.IGNORECASE)
+_FILE = re.compile(r"/ws/files/([\w-]{1,64})", re.ASCII)
+_CHUNK = 64 * 1024  # bytes
+
+
+@frozen
+class PostedFile:
+    """A file of a posted message.
+
+    Attributes:
+        name: Its name; may be empty.
+        data: Its content; None for one that was uploaded before.
+        file_id: Its id; None for one that has none yet.
+    """
+
+    name: str
+    data: bytes | None
+    file_id: FileId | None = None
+
+    @classmethod
+    def uploaded(cls, file_id: str) -> Self:
+        """Return a file that was uploaded before."""
+        return cls("", None, FileId(file_id))
+
+    @property
+    def digest(self) -> str:
+        """What stands for it where messages with the same key are compared."""
+        return self.file_id or sha256(self.data or b"").hexdigest()
+
+
+def read_url(url: object, *, name: object = None) -> PostedFile | None:
+    """Return the file of a URL; None if it is neither a `data:` URL nor that of a file."""
+    if not isinstance(url, str):
+        return None
+    if (head := _DATA.match(url)) is not None:
+        return read_base64(url[head.end() :], name=name)
+    try:
+        found = _FILE.fullmatch(urlsplit(url).path)
+    except ValueError:
+        return None
+    return None if found is None else PostedFile.uploaded(found[1])
+
+
+def read_base64(text: object, *, name: object = None) -> PostedFile | None:
+    """Return the file of a text in Base64; None if it is none."""
+    if not isinstance(text, str):
+        return None
+    try:
+        data = b64decode(text, validate=True)
+    except (Error, ValueError):
+        return None
+    return PostedFile(name if isinstance(name, str) else "", data)
+
+
+@define
+class DoorFormat:
+    """The format `netra.v1`, in which a message has what the client of a door has posted.
+
+    Attributes:
+        history: The history of the next message; None for that of its thread.
+        digests: What stands for its files, see `DoorMessage`.
+    """
+
+    history: tuple[HistoryMessage, ...] | None = None
+    digests: tuple[str, ...] = ()
+    name: str | None = JSON_ACKNOWLEDGING.name
+    acknowledges: bool = True
+
+    def decode(self, frame: str | bytes, *, max_size: int) -> codec.Frame:
+        """Return the message of a frame; a message of the user gets what was posted."""
+        decoded = JSON_ACKNOWLEDGING.decode(frame, max_size=max_size)
+        if type(decoded.message) is not UserMessage:
+            return decoded
+        fields = attrs.asdict(decoded.message, recurse=False)
+        message = (
+            DoorMessage(**fields, digests=self.digests)
+            if self.history is None
+            else PostedMessage(**fields, digests=self.digests, history=self.history)
+        )
+        return codec.Frame(message, decoded.correlation_id)
+
+    encoder = staticmethod(JSON_ACKNOWLEDGING.encoder)
+    encode_control = staticmethod(JSON_ACKNOWLEDGING.encode_control)
+    encode_problem = staticmethod(JSON_ACKNOWLEDGING.encode_problem)
+
+
+def checking(call: Call, wire: DoorFormat) -> Callable[[], Awaitable[AcceptedUpgrade]]:
+    """Return the check of a request whose connection has this format."""
+
+    async def check() -> AcceptedUpgrade:
+        accepted = await check_door(call.request, call.services, now=trio.current_time())
+        return attrs.evolve(accepted, wire=wire)
+
+    return check
+
+
+async def keep(
+    services: Services, user_id: UserId, files: Sequence[PostedFile], wire: DoorFormat
+) -> list[FileId]:
+    """Store the files of a message that are not stored yet; return the ids of all, each once.
+
+    Raises:
+        Refused: Also VALIDATION_ERROR, MESSAGE_TOO_LARGE, QUEUE_FULL, RATE_LIMIT_EXCEEDED or
+            SERVICE_UNAVAILABLE.
+    """
+    wanted = {file.digest: file for file in files}
+    if len(wanted) > ATTACHMENTS:
+        text = f"$.messages: expected at most {ATTACHMENTS} files in a message, got {len(wanted)}"
+        raise Refused(problem(ErrorCode.VALIDATION_ERROR, text))
+    wire.digests = tuple(wanted)
+    return [file.file_id or await _store(services, user_id, file) for file in wanted.values()]
+
+
+async def _store(services: Services, user_id: UserId, file: PostedFile) -> FileId:
+    wait = await services.upload_rate.take(user_id)
+    if wait:
+        text = f"Too many uploads: a user may upload {UPLOADS} files a minute."
+        raise Refused(rate_limited(text, wait))
+    with refusing():
+        chunks = _Chunks(file.data or b"")
+        return (await services.files.upload(user_id, chunks, name=file.name)).file_id
+
+
+class _Chunks:
+    """Iterates over the content of a file in chunks."""
+
+    def __init__(self, data: bytes) -> None:
+        self._chunks: Iterable[bytes] = iter(
+            data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK)
+        )
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for chunk in self._chunks:
+            return chunk
+        raise StopAsyncIteration
