@@ -13,9 +13,13 @@ import trio
 
 from netra_trio.errors import ContentMissing, FilesNotFound
 from netra_trio.files.base import CHUNK_BYTES
-from netra_trio.ids import FileId, UserId
+from netra_trio.files.declared import ContradictedType, stored_type
+from netra_trio.files.detection import HTML, SVG
+from netra_trio.ids import FileId, RunId, UserId
+from netra_trio.protocol.binary import EVENT_DATA_BYTES, BinaryEvent
 from netra_trio.protocol.fields import ATTACHMENTS
-from netra_trio.protocol.messages import ListedFile
+from netra_trio.protocol.messages import BinaryResult, ListedFile
+from netra_trio.protocol.text import json_size
 from netra_trio.stores.files import StoredFile
 
 BINARY_RESULTS = 256  # of a run: docs/protocol.md, Files
@@ -218,7 +222,12 @@ class RunFiles:
     async def store(
         self, data: bytes | AsyncIterable[bytes], *, name: str, media_type: str | None
     ) -> StoredFile:
-        """Store a file of the user; `add` makes it part of the answer."""
+        """Store a file of the user; `add` makes it part of the answer.
+
+        The type is kept, unless the content of bytes is a page or a drawing with scripts.
+        """
+        if media_type is not None and not isinstance(data, AsyncIterable):
+            media_type = await _type_of(media_type, data)
         chunks = data if isinstance(data, AsyncIterable) else Chunks(_part_of(data), len(data))
         return await self._access.upload(self._user_id, chunks, name=name, media_type=media_type)
 
@@ -258,6 +267,28 @@ class RunFiles:
         except BaseException:
             self._sent -= 1
             raise
+
+
+async def _type_of(given: str, data: bytes) -> str:
+    """Return the type of content: the given one, unless a browser would run the content."""
+    try:
+        if len(data) <= CHUNK_BYTES:
+            return stored_type(given, data)
+        return await trio.to_thread.run_sync(stored_type, given, data)
+    except ContradictedType as error:
+        shown = str(error)
+        return shown if shown in {HTML, SVG} else given
+
+
+def binary_event(
+    run_id: RunId, media_type: str, file: StoredFile, data: bytes
+) -> tuple[BinaryResult | BinaryEvent, int]:
+    """Return the event of binary data that was stored, and its size; large data is not in it."""
+    result = BinaryResult(run_id, media_type, file.file_id, file.size)
+    size = json_size(media_type)
+    if file.size > EVENT_DATA_BYTES:
+        return result, size
+    return BinaryEvent(result, bytes(data)), size + file.size
 
 
 def _part_of(data: bytes) -> ReadPart:

@@ -8,6 +8,7 @@ import trio
 from netra_trio.agents.steps import STEP_EVENTS, Steps
 from netra_trio.agents.waits import Wait, Waits
 from netra_trio.ids import CorrelationId, QuestionId, RunId
+from netra_trio.protocol.binary import AnyEvent
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import Event, PartialResult
 from netra_trio.protocol.text import EVENT_BYTES, TextTail, cut_text, json_size
@@ -28,7 +29,7 @@ class Outlet(Protocol):
         ...
 
     def append(
-        self, event: Event, size: int, correlation_id: CorrelationId
+        self, event: AnyEvent, size: int, correlation_id: CorrelationId
     ) -> Awaitable[None] | None:
         """Append an event; the caller has checked that there is room.
 
@@ -57,7 +58,7 @@ class Mirror(Protocol):
         """Copy the message of the run, because it is confirmed."""
         ...
 
-    def add(self, event: Event) -> None:
+    def add(self, event: AnyEvent) -> None:
         """Copy an event, without waiting."""
         ...
 
@@ -116,7 +117,7 @@ class Output:
         self._closed = False
 
     async def append(
-        self, event: Event, size: int, on_append: Callable[[], None] | None = None
+        self, event: AnyEvent, size: int, on_append: Callable[[], object] | None = None
     ) -> None:
         """Append an event; waits for room in the log, and for room in the channel to the writer.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from math import ceil
 from typing import Any, Protocol
 
@@ -9,7 +10,7 @@ import trio
 from attrs import define
 from orjson import Fragment, dumps, loads
 
-from netra_trio.agents.attachments import Attachment, RunFiles
+from netra_trio.agents.attachments import Attachment, RunFiles, binary_event
 from netra_trio.agents.checks import (
     check_data,
     check_media_type,
@@ -38,7 +39,6 @@ from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import (
     AgentThinking,
     AgentUsage,
-    BinaryResult,
     HistoryMessage,
     QuestionKind,
     QuestionOutcome,
@@ -253,7 +253,8 @@ class Run:
         Args:
             name: The name for the user.
             data: The content, of at most `FILES_MAX_BYTES`.
-            media_type: Its type, where the content does not show another one.
+            media_type: Its type; by default it is detected. Content of bytes that a browser would
+                run keeps the detected one.
 
         Raises:
             TypeError: If an argument has the wrong type.
@@ -295,12 +296,9 @@ class Run:
             return
         with self._files.sending():
             file = await self._store_file(data, "", media_type)
-            event = BinaryResult(self.id, media_type, file.file_id, file.size)
-
-            def add() -> None:
-                self._files.add(file, is_sent=True)
-
-            await self._output.append(event, json_size(media_type), add)
+            event, size = binary_event(self.id, media_type, file, data)
+            add = partial(self._files.add, file, is_sent=True)
+            await self._output.append(event, size, add)
 
     async def _store_file(
         self, data: bytes | AsyncIterable[bytes], name: str, media_type: str | None

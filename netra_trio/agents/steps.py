@@ -16,6 +16,7 @@ from attrs import define, field
 from orjson import Fragment, dumps, loads
 
 from netra_trio.ids import ToolCallId
+from netra_trio.protocol.binary import AnyEvent
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import (
     AgentAsking,
@@ -102,7 +103,7 @@ class Steps:
                 restored._open[fields["tool_call_id"]] = step
         return restored
 
-    def note(self, event: Event, at: int) -> None:
+    def note(self, event: AnyEvent, at: int) -> None:
         """Note an event of the run; events without a step have no effect.
 
         Args:
@@ -132,7 +133,7 @@ class Steps:
             self._shorten()
         return dumps([step.json() for step in self._steps])
 
-    def _add(self, event: Event, at: int) -> None:
+    def _add(self, event: AnyEvent, at: int) -> None:
         step = _Step({"type": "", "at": at})
         fields = step.fields
         if isinstance(event, AgentThinking):

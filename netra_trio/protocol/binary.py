@@ -13,7 +13,7 @@ from attrs import field
 
 from netra_trio.errors import NetraError
 from netra_trio.ids import RunId
-from netra_trio.protocol.messages import BinaryResult
+from netra_trio.protocol.messages import BinaryResult, Event
 from netra_trio.values import frozen
 
 EVENT_DATA_BYTES = 256 * 1024  # more is not in an event: docs/protocol.md, Limits
@@ -43,6 +43,10 @@ class BinaryEvent:
     def run_id(self) -> RunId:
         """The run that has sent it."""
         return self.result.run_id
+
+
+AnyEvent = Event | BinaryEvent
+"""An event as it is appended to the log of a session."""
 
 
 class BadBinaryFrame(NetraError):

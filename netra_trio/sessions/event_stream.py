@@ -23,6 +23,7 @@ import trio
 
 from netra_trio.config.settings import Settings
 from netra_trio.ids import CorrelationId, QuestionId, RunId, ThreadId
+from netra_trio.protocol.binary import AnyEvent
 from netra_trio.protocol.codec import Encoded
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import (
@@ -156,7 +157,7 @@ class EventStream:
             await self._room_freed.wait()
 
     def append(
-        self, event: Event, size: int, correlation_id: CorrelationId
+        self, event: AnyEvent, size: int, correlation_id: CorrelationId
     ) -> Awaitable[None] | None:
         """Append an event; the caller has checked that there is room in the log.
 

@@ -18,12 +18,12 @@ from orjson import Fragment, loads
 
 from netra_trio.agents.output import Mirror
 from netra_trio.ids import NodeId, QuestionId, RunId, SessionId
+from netra_trio.protocol.binary import AnyEvent
 from netra_trio.protocol.codec import payload_of
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import (
     AgentAsking,
     AgentCompleted,
-    Event,
     RunStatus,
     UserMessage,
 )
@@ -139,7 +139,7 @@ class RunMirror(Mirror):
             payload["truncated"] = True
         self._publisher.add(UserMessage.TYPE, payload, self._run.session_id)
 
-    def add(self, event: Event) -> None:
+    def add(self, event: AnyEvent) -> None:
         """Publish an event, without waiting."""
         payload = payload_of(event)
         if type(event) is AgentAsking:

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import trio
+from attrs import evolve
 from support.memory import Client, Frame, Server, kinds, open_server
 
 from netra_trio import RetryableAgentError, Run
-from netra_trio.agents.attachments import BINARY_RESULTS
+from netra_trio.agents.attachments import BINARY_RESULTS, binary_event
 from netra_trio.errors import (
     FilesFull,
     FilesNotFound,
@@ -16,8 +17,10 @@ from netra_trio.errors import (
     StorageUnavailable,
     StoreUnavailable,
 )
-from netra_trio.ids import FileId, UserId
+from netra_trio.ids import FileId, RunId, UserId
+from netra_trio.protocol.binary import EVENT_DATA_BYTES, BinaryEvent
 from netra_trio.protocol.fields import ATTACHMENTS
+from netra_trio.protocol.messages import BinaryResult
 from netra_trio.stores.files import StoredFile
 from netra_trio.stores.memory import MemoryStore
 
@@ -321,6 +324,36 @@ async def test_invalid_arguments() -> None:
         end = end_of(await ask(client))
         assert await server.node.services.store.count_file_bytes(ALICE) == 1
     assert (end["status"], len(end["files"])) == ("completed", 1)
+
+
+async def test_content_that_a_browser_would_run_keeps_its_own_type() -> None:
+    html = b"<!doctype html><script>alert(1)</script>"
+
+    async def agent(run: Run) -> None:
+        await run.attach("a.png", html, media_type="image/png")
+        await run.attach("b.png", html + b" " * 100_000, media_type="image/png")
+        await run.attach("c.csv", b"a,b", media_type="text/csv")
+        await run.attach("d", b"la la", media_type="audio/mpeg")
+        await run.emit_bytes(html, media_type="audio/mpeg")
+
+    async with open_server(agents={"a": agent}) as server, server.connect() as client:
+        frames = await ask(client)
+    types = [each["media_type"] for each in end_of(frames)["files"]]
+    assert types == ["text/html", "text/html", "text/csv", "audio/mpeg", "text/html"]
+    [sent] = [frame["payload"] for frame in frames if frame["type"] == "binary_result"]
+    assert sent["media_type"] == "audio/mpeg"  # as the agent has said
+
+
+async def test_the_data_of_an_event_counts_for_the_log() -> None:
+    file = StoredFile(FileId("f"), ALICE, "", "audio/mpeg", EVENT_DATA_BYTES, "00", 0.0)
+    event, size = binary_event(RunId("r"), "audio/mpeg", file, bytes(EVENT_DATA_BYTES))
+    assert type(event) is BinaryEvent
+    assert size == EVENT_DATA_BYTES + len('"audio/mpeg"') - 2
+    event, size = binary_event(
+        RunId("r"), "audio/mpeg", evolve(file, size=EVENT_DATA_BYTES + 1), b""
+    )
+    assert type(event) is BinaryResult
+    assert size < 100
 
 
 async def test_a_storage_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
