@@ -1,10 +1,10 @@
-// The packed client in Node, with those parts of a browser that Node has: sends bytes to a server.
+// The packed client in Node, with those parts of a browser that Node has: bytes to and from a server.
 //
 //     node packed_client.mjs http://localhost:8000
 //
 // It has to be in a folder that the client is installed in. The last line of the output is JSON.
 
-import { browserPorts, createClient } from "@netra-trio/client";
+import { browserPorts, createClient, partText } from "@netra-trio/client";
 
 const [url] = process.argv.slice(2);
 const body = JSON.stringify({ user: "bytes" });
@@ -33,10 +33,15 @@ async function readFile({ file_id }) {
   return [...new Uint8Array(await answer.arrayBuffer())].slice(0, 4);
 }
 
+const [, { content, parts, attachments }] = messages;
+const order = parts.map((part) => (part.type === "text" ? partText(content, part) : part.type));
+const inline = attachments.map(({ file_id }) => client.fileBytes(file_id)?.byteLength ?? null);
+const large = await readFile(attachments[1]);
+
 const [{ files }] = (await client.loadThread(threadId)).messages;
 const read = await readFile(files[0]);
 const refused = client.checkMessage({ ...message, data: new Uint8Array(20_000) }).code;
 client.close();
 const { subprotocol } = session;
-console.log(JSON.stringify({ subprotocol, answer: messages[1].content, files, read, refused }));
+console.log(JSON.stringify({ subprotocol, order, attachments, inline, large, files, read, refused }));
 process.exit();

@@ -23,6 +23,11 @@ async def talk(run):
     elif run.content == "ask":
         name = await run.ask("What is your name?")
         await run.emit(f"Hello, {name}.")
+    elif run.content == "look":
+        await run.emit("One: ")
+        await run.emit_bytes(b"x" * 256 * 1024, media_type="audio/pcm")
+        await run.emit("Two: ")
+        await run.emit_bytes(b"y" * (256 * 1024 + 1), media_type="audio/pcm")
     elif run.content == "delete":
         async with run.tool("delete", approve=True, path="notes.txt") as tool:
             tool.result = "deleted"
@@ -91,16 +96,21 @@ def test_a_built_page_that_a_server_renders(app: Path, browser: Browser, server:
         use(browser, address)
 
 
-def test_bytes_go_with_a_message(app: Path, server: Server) -> None:
+def test_bytes_go_with_a_message_and_come_with_the_answer(app: Path, server: Server) -> None:
     shutil.copy(PROGRAMS / "packed_client.mjs", app)
     output = npm(app, "exec", "--", "node", "packed_client.mjs", f"http://{server.address}")
     told = orjson.loads(output.splitlines()[-1])
     assert told["subprotocol"] == "netra.v2"
-    assert told["answer"] == "You said look"
     [file] = told["files"]
     assert (file["media_type"], file["bytes"]) == ("image/png", 64)
     assert told["read"] == [0x89, *b"PNG"]
     assert told["refused"] == "MESSAGE_TOO_LARGE"
+    # The answer: its text and bytes in order; what is too large for a frame is read as a file.
+    assert told["order"] == ["One: ", "file", "Two: ", "file"]
+    sizes = [one["bytes"] for one in told["attachments"]]
+    assert sizes == [256 * 1024, 256 * 1024 + 1]
+    assert told["inline"] == [256 * 1024, None]
+    assert told["large"] == list(b"yyyy")
 
 
 def use(browser: Browser, address: str) -> None:
