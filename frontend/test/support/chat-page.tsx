@@ -2,9 +2,9 @@
 
 import { act, type ComponentType } from "react";
 import { createRoot } from "react-dom/client";
-import { vi } from "vitest";
 import { EnhancedWebSocketProvider } from "../../src/react/index.js";
 import type { Browser } from "./browser.js";
+import { stubObservers } from "./observers.js";
 import { tokenFor } from "./server.js";
 
 export interface ChatPage {
@@ -34,10 +34,7 @@ const nameOf = (element: Element): string => element.getAttribute("aria-label") 
 /** Opens the page at the thread of the address, as the application does. */
 export async function openPage(browser: Browser, { user = "alice" }: PageOptions = {}): Promise<ChatPage> {
   (globalThis as { IS_REACT_ACT_ENVIRONMENT?: boolean }).IS_REACT_ACT_ENVIRONMENT = true;
-  vi.stubGlobal("ResizeObserver", class {
-    observe(): void {}
-    disconnect(): void {}
-  });
+  stubObservers();
   const load = (path: string): Promise<unknown> => import(/* @vite-ignore */ new URL(path, import.meta.url).pathname);
   const { Chat } = (await load("../../pages/chat/Chat.tsx")) as { Chat: Page };
   const { useThreadId } = (await load("../../pages/chat/threads/useThreadId.ts")) as { useThreadId: () => string };

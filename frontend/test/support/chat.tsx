@@ -5,6 +5,7 @@ import { createRoot, type Root } from "react-dom/client";
 import { vi } from "vitest";
 import { EnhancedWebSocketProvider } from "../../src/react/index.js";
 import { Browser, type Tab } from "./browser.js";
+import { stubObservers } from "./observers.js";
 import { tokenFor } from "./server.js";
 
 export class ChatPage {
@@ -21,10 +22,7 @@ export class ChatPage {
   /** Shows a thread, in the tab of before if there is one. */
   async show(threadId = "t", user = "alice"): Promise<void> {
     (globalThis as { IS_REACT_ACT_ENVIRONMENT?: boolean }).IS_REACT_ACT_ENVIRONMENT = true;
-    vi.stubGlobal("ResizeObserver", class {
-      observe(): void {}
-      disconnect(): void {}
-    });
+    stubObservers();
     const source = new URL("../../pages/chat/Chat.tsx", import.meta.url).pathname;
     const { Chat } = (await import(/* @vite-ignore */ source)) as { Chat: ComponentType<Record<string, unknown>> };
     const none = (): void => undefined;

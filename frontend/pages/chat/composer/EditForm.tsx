@@ -2,21 +2,27 @@
 
 import { useEffect, useRef, useState } from "react";
 import type { ChatMessage, UserEntry } from "../../../src/index.ts";
-import { useNetra } from "../../../src/react/index.ts";
+import { useNetra, useNetraClient } from "../../../src/react/index.ts";
+import { Attachments } from "../files/Attachments.tsx";
+import { isOnlyFiles } from "../files/describe.ts";
 import { threadOf } from "../messages/conversation.ts";
 import { useActions } from "./actions.ts";
 import { faultText } from "./excess.ts";
 import { MessageBox } from "./MessageBox.tsx";
-import { putBack } from "./useDraft.ts";
+import { putBack } from "./putBack.ts";
 
 export function EditForm({ entry }: { entry: UserEntry }) {
   const { user, threadId, edit, replace, check } = useActions();
+  const client = useNetraClient();
   const isLast = useNetra((netra) => isLastQuestion(netra.outline.messages, entry));
-  const [text, setText] = useState(entry.content);
+  const [text, setText] = useState(isOnlyFiles(entry) ? "" : entry.content);
   const [wasRefused, setRefused] = useState(false);
   const box = useRef<HTMLTextAreaElement>(null);
   const changed = useRef<string | null>(null);
-  const error = wasRefused && text.trim() ? check(text) : null;
+  const ids = entry.attachments.map(({ file_id }) => file_id);
+  const checkText = (content: string) => check(content, ids);
+  const error = wasRefused && text.trim() ? checkText(text) : null;
+  const [attachments] = useState(entry.attachments);
 
   useEffect(() => {
     const area = box.current;
@@ -29,9 +35,9 @@ export function EditForm({ entry }: { entry: UserEntry }) {
   // Another tab or device may replace or delete the message meanwhile: the text goes into the box.
   useEffect(
     () => () => {
-      if (changed.current !== null) putBack(user, threadId, changed.current);
+      if (changed.current !== null) putBack(client, user, threadId, { content: changed.current, attachments });
     },
-    [user, threadId],
+    [client, user, threadId, attachments],
   );
 
   const leave = () => {
@@ -68,7 +74,8 @@ export function EditForm({ entry }: { entry: UserEntry }) {
           isInvalid={error !== null}
         />
       </div>
-      {error && <p className="fault" id="edit-fault" role="alert">{faultText(text, error, check)}</p>}
+      {error && <p className="fault" id="edit-fault" role="alert">{faultText(text, error, checkText)}</p>}
+      <Attachments files={entry.attachments} />
       <p className="note" id="edit-note">
         {isLast ? "The answer is replaced by a new one." : "This message and all that follows are replaced."}
       </p>

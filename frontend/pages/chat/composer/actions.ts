@@ -6,6 +6,8 @@ import type { ErrorBody, UserEntry } from "../../../src/index.ts";
 export interface Sending {
   /** Stops the answer at work, and is answered next. */
   readonly isUrgent?: boolean;
+  /** The ids of its files. */
+  readonly files?: readonly string[];
 }
 
 export interface Actions {
@@ -14,7 +16,7 @@ export interface Actions {
   /** Sends a message in the open thread. Returns why it cannot be sent; then nothing was sent. */
   readonly send: (content: string, how?: Sending) => ErrorBody | null;
   /** Why a message cannot be sent; null if it can. */
-  readonly check: (content: string) => ErrorBody | null;
+  readonly check: (content: string, files?: readonly string[]) => ErrorBody | null;
   /** Sends a message once more: one that was not sent, or one that is to be answered anew. */
   readonly again: (entry: UserEntry) => void;
   /** Puts a message that was not sent into the box. */

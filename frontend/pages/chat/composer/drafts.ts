@@ -1,7 +1,8 @@
-// Unsent texts, by user and thread. Each tab stores its own under its own name, so that two tabs with
-// the same thread do not overwrite each other. A text stays stored if the tab is closed or crashes; the
-// next tab that opens the thread takes it over.
+// Unsent texts with their uploaded files, by user and thread. Each tab stores its own under its own name,
+// so that two tabs with the same thread do not overwrite each other. A draft stays stored if the tab is
+// closed or crashes; the next tab that opens the thread takes it over.
 
+import type { ListedFile } from "../../../src/index.ts";
 import { local, readStored, session, store } from "../../shared/storage.ts";
 import { dataName, dataOf, onForgotten } from "../../shared/userData.ts";
 
@@ -11,21 +12,33 @@ const KEPT = 50; // drafts in this browser, the newest ones
 const DAYS = 30; // that a draft is kept
 const DAY = 86_400_000; // ms
 
-interface Stored {
+/** A file of a draft. */
+export interface DraftFile extends ListedFile {
+  /** When it was uploaded: milliseconds since 1970. */
+  readonly at: number;
+}
+
+export interface Draft {
+  readonly text: string;
+  readonly files: readonly DraftFile[];
+}
+
+interface Stored extends Draft {
   readonly name: string;
   readonly user: string;
   readonly thread: string;
   readonly tab: string;
-  readonly text: string;
   /** Milliseconds since 1970. */
   readonly at: number;
 }
+
+const NONE: Draft = { text: "", files: [] };
 
 type Locks = Pick<LockManager, "request">;
 
 export class Drafts {
   readonly #locks: Locks | undefined;
-  readonly #texts = new Map<string, string>();
+  readonly #drafts = new Map<string, Draft>();
   readonly #listeners = new Set<() => void>();
   #tab: string;
 
@@ -36,7 +49,7 @@ export class Drafts {
     this.#tab = typeof stored === "string" ? stored : this.#newTab();
     this.#hold().catch(() => undefined); // Refused locks are as none.
     onForgotten(() => {
-      this.#texts.clear();
+      this.#drafts.clear();
       for (const run of this.#listeners) run();
     });
   }
@@ -47,31 +60,48 @@ export class Drafts {
   };
 
   read(user: string, thread: string): string {
-    const name = nameOf(user, thread, this.#tab);
-    return this.#texts.get(name) ?? storedAt(name)?.text ?? "";
+    return this.#find(user, thread).text;
   }
 
   write(user: string, thread: string, text: string): void {
-    const name = nameOf(user, thread, this.#tab);
-    const isNew = text !== "" && storedAt(name) === null;
-    if (text === "") this.#texts.delete(name);
-    else this.#texts.set(name, text);
-    store(local, name, text === "" ? null : { text, at: Date.now() });
-    if (isNew) prune();
-    for (const run of this.#listeners) run();
+    this.#put(user, thread, { ...this.#find(user, thread), text });
+  }
+
+  files(user: string, thread: string): readonly DraftFile[] {
+    return this.#find(user, thread).files;
+  }
+
+  writeFiles(user: string, thread: string, files: readonly DraftFile[]): void {
+    this.#put(user, thread, { ...this.#find(user, thread), files });
   }
 
   /** Takes the newest draft of a thread that a closed tab has left, if this tab has none. */
   async takeOver(user: string, thread: string): Promise<void> {
     const others = drafts().filter((one) => one.user === user && one.thread === thread && one.tab !== this.#tab);
-    for (const { name, tab, text } of others) {
-      if (this.read(user, thread) !== "") return;
+    const hasOwn = () => !isEmpty(this.#find(user, thread));
+    for (const { name, tab, text, files } of others) {
+      if (hasOwn()) return;
       if (!(await this.#isClosed(tab))) continue;
-      if (this.read(user, thread) !== "") return;
+      if (hasOwn()) return;
       store(local, name, null);
-      this.write(user, thread, text);
+      this.#put(user, thread, { text, files });
       return;
     }
+  }
+
+  #find(user: string, thread: string): Draft {
+    const name = nameOf(user, thread, this.#tab);
+    return this.#drafts.get(name) ?? storedAt(name) ?? NONE;
+  }
+
+  #put(user: string, thread: string, draft: Draft): void {
+    const name = nameOf(user, thread, this.#tab);
+    const isNew = !isEmpty(draft) && storedAt(name) === null;
+    if (isEmpty(draft)) this.#drafts.delete(name);
+    else this.#drafts.set(name, draft);
+    store(local, name, isEmpty(draft) ? null : { ...draft, at: Date.now() });
+    if (isNew) prune();
+    for (const run of this.#listeners) run();
   }
 
   #newTab(): string {
@@ -88,7 +118,9 @@ export class Drafts {
       if (lock !== null) return forever;
       const original = this.#tab;
       this.#tab = this.#newTab();
-      for (const { user, thread, tab, text } of drafts()) if (tab === original) this.write(user, thread, text);
+      for (const { user, thread, tab, text, files } of drafts()) {
+        if (tab === original) this.#put(user, thread, { text, files });
+      }
       void this.#locks?.request(LOCK + this.#tab, () => forever);
       return undefined;
     });
@@ -102,10 +134,14 @@ export class Drafts {
 
 const nameOf = (user: string, thread: string, tab: string) => dataName("draft", user, thread, tab);
 
-function storedAt(name: string): { readonly text: string; readonly at: number } | null {
-  const value = readStored(local, name) as { text?: unknown; at?: unknown } | null;
+const isEmpty = ({ text, files }: Draft) => text === "" && files.length === 0;
+
+function storedAt(name: string): (Draft & { readonly at: number }) | null {
+  const value = readStored(local, name) as { text?: unknown; files?: unknown; at?: unknown } | null;
   if (typeof value?.text !== "string" || typeof value.at !== "number") return null;
-  return { text: value.text, at: value.at };
+  // Drafts of earlier versions have no files.
+  const files = Array.isArray(value.files) ? (value.files as readonly DraftFile[]) : [];
+  return { text: value.text, files, at: value.at };
 }
 
 /** The stored drafts, the newest first. */

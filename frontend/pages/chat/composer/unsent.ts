@@ -1,6 +1,6 @@
 // Messages that were refused. They are stored, so that their texts survive a reload and a crash.
 
-import type { ErrorBody } from "../../../src/index.ts";
+import type { ErrorBody, ListedFile } from "../../../src/index.ts";
 import { local, readStored, store } from "../../shared/storage.ts";
 import { dataName, dataOf, onForgotten } from "../../shared/userData.ts";
 
@@ -13,6 +13,8 @@ const NONE: readonly Unsent[] = [];
 export interface Unsent {
   readonly id: string;
   readonly content: string;
+  /** Absent in what an earlier version has stored. */
+  readonly attachments?: readonly ListedFile[];
   readonly error: ErrorBody | null;
   /** Milliseconds since 1970. */
   readonly at: number;

@@ -14,9 +14,3 @@ export function useDraft(user: string, threadId: string): readonly [string, (tex
   useEffect(() => void drafts.takeOver(user, threadId), [user, threadId]);
   return [text, setText];
 }
-
-/** Puts a text before the draft of a thread. */
-export function putBack(user: string, threadId: string, text: string): void {
-  const draft = drafts.read(user, threadId);
-  drafts.write(user, threadId, draft.trim() === "" || draft === text ? text : `${text}\n\n${draft}`);
-}

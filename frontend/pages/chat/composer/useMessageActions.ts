@@ -7,7 +7,7 @@ import { useNetra, useNetraClient } from "../../../src/react/index.ts";
 import { threadOf } from "../messages/conversation.ts";
 import { onCommand } from "../shortcuts.ts";
 import type { Actions } from "./actions.ts";
-import { putBack } from "./useDraft.ts";
+import { putBack } from "./putBack.ts";
 import { forgetUnsent } from "./unsent.ts";
 
 interface Conversation {
@@ -67,7 +67,8 @@ export function useMessageActions({ user, threadId, agent, onSent }: Conversatio
     (entry: UserEntry, content: string) => {
       const active = replacedRuns(client.getSnapshot(), threadId, entry);
       const isRunning = active.some(({ status }) => status === "running");
-      const fault = submit(content, { ...replacing(entry), ...(isRunning ? { on_busy: "interrupt" } : {}) });
+      const files = naming(entry.attachments.map(({ file_id }) => file_id));
+      const fault = submit(content, { ...replacing(entry), ...files, ...(isRunning ? { on_busy: "interrupt" } : {}) });
       // The message interrupts the running one only; waiting ones would answer replaced questions.
       const waiting = fault === null ? active.filter(({ status }) => status === "queued") : [];
       for (const { run_id } of waiting) void client.stopRun(run_id);
@@ -99,15 +100,16 @@ export function useMessageActions({ user, threadId, agent, onSent }: Conversatio
       threadId,
       editing,
       edit,
-      check: (content) => checkMessage({ type: "user_message", payload: { ...options(), content } }),
-      send: (content, { isUrgent = false } = {}) => {
-        const fault = submit(content, isUrgent ? { on_busy: "interrupt" } : {});
+      check: (content, files = []) =>
+        checkMessage({ type: "user_message", payload: { ...options(naming(files)), content } }),
+      send: (content, { isUrgent = false, files = [] } = {}) => {
+        const fault = submit(content, { ...naming(files), ...(isUrgent ? { on_busy: "interrupt" } : {}) });
         if (fault === null) onSent();
         return fault;
       },
       again,
       takeBack: (entry) => {
-        putBack(user, threadId, entry.content);
+        putBack(client, user, threadId, entry);
         forget(entry);
       },
       discard: forget,
@@ -117,9 +119,11 @@ export function useMessageActions({ user, threadId, agent, onSent }: Conversatio
         return fault;
       },
     }),
-    [user, threadId, editing, edit, checkMessage, options, submit, submitFor, onSent, again, forget],
+    [client, user, threadId, editing, edit, checkMessage, options, submit, submitFor, onSent, again, forget],
   );
 }
+
+const naming = (files: readonly string[]): MessageOptions => (files.length === 0 ? {} : { attachments: files });
 
 /** What a message replaces that is sent for another one: that one, or what that one was to replace. */
 function replacing({ message_id, payload }: UserEntry): MessageOptions {

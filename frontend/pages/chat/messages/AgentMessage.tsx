@@ -1,9 +1,10 @@
 // The answer of an agent: its parts, how its run ended, and what to do with it.
 
 import { memo, useRef } from "react";
-import type { Run } from "../../../src/index.ts";
+import type { ListedFile, Run } from "../../../src/index.ts";
 import { isEnd, isOpen } from "../../../src/index.ts";
 import { RetryIcon } from "../../shared/icons.tsx";
+import { Attachments } from "../files/Attachments.tsx";
 import { Answer } from "./Answer.tsx";
 import type { AgentItem } from "./conversation.ts";
 import { MessageActions } from "./MessageActions.tsx";
@@ -23,8 +24,9 @@ export const AgentMessage = memo(function AgentMessage({ item, title, onRetry }:
   const answer = useRef<HTMLDivElement>(null);
   const isLive = !isEnd(status);
   const isAsking = run?.questions.some(isOpen) === true;
+  const files = filesOf(item);
   const text = (entry?.content ?? run?.text) || resultOf(run);
-  const isEmpty = status === "completed" && text.trim() === "" && (run?.parts ?? entry?.parts ?? []).length === 0;
+  const isEmpty = status === "completed" && text.trim() === "" && (run?.parts ?? entry?.parts ?? []).length === 0 && files.length === 0;
   const end = ending(status, run?.error ?? entry?.error ?? null);
   return (
     // Screen readers do not read a busy element: it is busy until it is complete, or shows a question.
@@ -42,6 +44,7 @@ export const AgentMessage = memo(function AgentMessage({ item, title, onRetry }:
       <div className="parts" ref={answer}>
         <Answer runId={run?.run_id ?? null} text={text} isLive={isLive} />
       </div>
+      <Attachments files={files} />
       {end && (
         <Problem {...end} isCalm={status === "cancelled"}>
           {onRetry && (
@@ -59,6 +62,12 @@ export const AgentMessage = memo(function AgentMessage({ item, title, onRetry }:
     </article>
   );
 });
+
+/** The history may have the files of a run whose end was missed. */
+function filesOf({ entry, run }: AgentItem): readonly ListedFile[] {
+  const live = run?.attachments ?? [];
+  return live.length > 0 ? live : (entry?.attachments ?? []);
+}
 
 function Tokens({ run }: { run: Run }) {
   const { short, long } = usageText(run);

@@ -5,6 +5,8 @@ import type { UserEntry } from "../../../src/index.ts";
 import { useNetra } from "../../../src/react/index.ts";
 import { useActions } from "../composer/actions.ts";
 import { EditForm } from "../composer/EditForm.tsx";
+import { Attachments } from "../files/Attachments.tsx";
+import { isOnlyFiles } from "../files/describe.ts";
 import type { UserItem } from "./conversation.ts";
 import { FailedMessage } from "./FailedMessage.tsx";
 import { MessageActions } from "./MessageActions.tsx";
@@ -29,7 +31,8 @@ export const UserMessage = memo(function UserMessage({ item, onRetry }: UserProp
   const isSettled = entry.status === "confirmed" && (runStatus ?? entry.run_status) !== "queued";
   return (
     <article className={`message user ${entry.status}`} aria-label="You" tabIndex={-1}>
-      <div ref={bubble} className="bubble" dir="auto">{entry.content}</div>
+      <Attachments files={entry.attachments} />
+      {!isOnlyFiles(entry) && <div ref={bubble} className="bubble" dir="auto">{entry.content}</div>}
       {entry.status === "failed" && <FailedMessage entry={entry} onRetry={() => onRetry(entry)} />}
       {entry.status !== "failed" && !isSettled && <Delivery item={item} />}
       <MessageActions entry={entry} text={entry.content} source={bubble} />

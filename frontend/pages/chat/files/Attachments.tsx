@@ -1,0 +1,100 @@
+// The files of a message: images as thumbnails, all others as cards. A file is shown as what the server
+// says it is, whatever its name says; only images that cannot have scripts are shown at all.
+
+import { useId, useRef, useState } from "react";
+import type { ListedFile } from "../../../src/index.ts";
+import { isImage } from "../../../src/index.ts";
+import { useFileUrl } from "../../../src/react/index.ts";
+import { DownloadIcon } from "../../shared/icons.tsx";
+import { detailsText, nameText, typeText } from "./describe.ts";
+import { FileIcon, PlayIcon, SoundIcon } from "./icons.tsx";
+import { ImageDialog } from "./ImageDialog.tsx";
+import { useDownload } from "./useDownload.ts";
+import { useNearby } from "./useNearby.ts";
+
+export function Attachments({ files }: { files: readonly ListedFile[] }) {
+  if (files.length === 0) return null;
+  return (
+    <ul className="attachments" aria-label="Files">
+      {files.map((file) => (
+        <li key={file.file_id}>
+          <Attachment file={file} />
+        </li>
+      ))}
+    </ul>
+  );
+}
+
+function Attachment({ file }: { file: ListedFile }) {
+  // An image that cannot be shown is offered for download.
+  const [isBroken, setBroken] = useState(false);
+  if (isImage(file.media_type) && !isBroken) return <Thumbnail file={file} onBroken={() => setBroken(true)} />;
+  return <FileCard file={file} />;
+}
+
+function Thumbnail({ file, onBroken }: { file: ListedFile; onBroken: () => void }) {
+  const button = useRef<HTMLButtonElement>(null);
+  const isNearby = useNearby(button);
+  const { url, error } = useFileUrl(isNearby ? file.file_id : null);
+  const [isLarge, setLarge] = useState(false);
+  const name = nameText(file);
+  if (error !== null) return <FileCard file={file} />;
+  return (
+    <>
+      <button
+        ref={button}
+        type="button"
+        className="thumbnail"
+        aria-label={`Show ${name} larger`}
+        title={`${name} – ${detailsText(file)}`}
+        aria-busy={url === null}
+        onClick={() => setLarge(url !== null)}
+      >
+        {url === null ? <span className="spinner" aria-hidden="true" /> : <img src={url} alt="" draggable={false} onError={onBroken} />}
+      </button>
+      {isLarge && url !== null && <ImageDialog file={file} url={url} onClose={() => setLarge(false)} />}
+    </>
+  );
+}
+
+function FileCard({ file }: { file: ListedFile }) {
+  const name = nameText(file);
+  const { download, problem } = useDownload(file.file_id, name);
+  const fault = useId();
+  const isSound = file.media_type.startsWith("audio/");
+  return (
+    <div className="file-card">
+      {isSound ? <SoundIcon /> : <FileIcon />}
+      <div className="file-text">
+        <p className="file-name" dir="auto" title={name}>{name}</p>
+        <p className="note">{detailsText(file)}</p>
+      </div>
+      <button
+        type="button"
+        className="square"
+        aria-label={`Download ${name}`}
+        title="Download"
+        aria-describedby={problem === null ? undefined : fault}
+        onClick={download}
+      >
+        <DownloadIcon />
+      </button>
+      {isSound && <Player file={file} />}
+      {problem !== null && <p className="fault" id={fault} role="alert">{problem}</p>}
+    </div>
+  );
+}
+
+/** Loads a sound when it is asked for. */
+function Player({ file }: { file: ListedFile }) {
+  const [isWanted, setWanted] = useState(false);
+  const { url, error } = useFileUrl(isWanted ? file.file_id : null);
+  if (url !== null) return <audio src={url} controls autoPlay aria-label={nameText(file)} />;
+  if (error !== null) return <p className="fault" role="alert">This sound could not be loaded.</p>;
+  return (
+    <button type="button" className="quiet" aria-busy={isWanted} onClick={() => setWanted(true)}>
+      <PlayIcon />
+      {isWanted ? "Loading…" : `Play ${typeText(file)}`}
+    </button>
+  );
+}

@@ -1,0 +1,78 @@
+// The files of the messages that are being written, by user and thread. They are uploaded while another
+// thread is open; what is uploaded is a part of the draft, and survives a reload.
+
+import type { ListedFile, NetraClient, UploadItem, UploadList } from "../../../src/index.ts";
+import type { DraftFile } from "../composer/drafts.ts";
+import { drafts } from "../composer/useDraft.ts";
+import { onForgotten } from "../../shared/userData.ts";
+
+/** The server deletes a file that no message names after 24 hours. */
+const KEPT_MS = 23 * 3_600_000;
+
+interface Kept {
+  readonly client: NetraClient;
+  readonly list: UploadList;
+  readonly end: () => void;
+}
+
+const lists = new Map<string, Kept>();
+
+/** The list of a thread: the same one as long as the client is the same. */
+export function uploadsOf(client: NetraClient, user: string, thread: string): UploadList {
+  const name = JSON.stringify([user, thread]);
+  const known = lists.get(name);
+  if (known?.client === client) return known.list;
+  known?.end();
+  const made = { client, ...newList(client, user, thread) };
+  lists.set(name, made);
+  return made.list;
+}
+
+function newList(client: NetraClient, user: string, thread: string): Omit<Kept, "client"> {
+  const list = client.createUploads();
+  const stored = () => drafts.files(user, thread);
+  const take = () => {
+    const listed = new Set(doneIn(list).map(({ file_id }) => file_id));
+    const missing = stored().filter((file) => isKept(file) && !listed.has(file.file_id));
+    if (missing.length > 0) list.restore(missing.map(listedOf));
+  };
+  const keep = () => {
+    const times = new Map(stored().map(({ file_id, at }) => [file_id, at]));
+    const done = doneIn(list).map((file) => ({ ...file, at: times.get(file.file_id) ?? Date.now() }));
+    const lost = stored().filter((file) => !isKept(file));
+    if (!isSame([...lost, ...done], stored())) drafts.writeFiles(user, thread, [...lost, ...done]);
+  };
+  take();
+  const ends = [
+    list.subscribe(keep),
+    // A draft is taken over from a tab that was closed.
+    drafts.subscribe(take),
+    onForgotten((other) => {
+      if (other === user) list.clear();
+    }),
+  ];
+  const end = () => {
+    for (const cancel of ends) cancel();
+    list.clear();
+  };
+  return { list, end };
+}
+
+/** The names of the files of a draft that the server has deleted by now. */
+export const lostFiles = (files: readonly DraftFile[]): readonly string[] =>
+  files.filter((file) => !isKept(file)).map(({ name }) => name);
+
+/** Drops the files of a draft that the server has deleted. */
+export function forgetLost(user: string, thread: string): void {
+  drafts.writeFiles(user, thread, drafts.files(user, thread).filter(isKept));
+}
+
+const isKept = ({ at }: DraftFile) => Date.now() - at < KEPT_MS;
+
+const doneIn = (list: UploadList): readonly ListedFile[] =>
+  list.getSnapshot().flatMap(({ file }: UploadItem) => file ?? []);
+
+const listedOf = ({ file_id, name, media_type, bytes }: DraftFile): ListedFile => ({ file_id, name, media_type, bytes });
+
+const isSame = (a: readonly ListedFile[], b: readonly ListedFile[]) =>
+  a.length === b.length && a.every(({ file_id }, index) => file_id === b[index]?.file_id);
