@@ -101,6 +101,7 @@ export class RunningUpload {
       }) ?? null;
   }
 
+  /** Not even later is there room for a file of a user who has too many: `QUEUE_FULL`. */
   #ended(answer: HttpAnswer | null): void {
     this.#rest();
     const result = this.#endpoints.uploaded(answer, this.#name);
@@ -109,7 +110,7 @@ export class RunningUpload {
     } else if (answer !== null && afterStatus(answer.status) === "fresh" && !this.#wasRefused) {
       this.#wasRefused = true;
       void this.#attempt();
-    } else if (result.isRetryable) {
+    } else if (result.isRetryable && result.body.code !== "QUEUE_FULL") {
       this.#again(result, this.#sent > 0 || answer !== null);
     } else {
       this.fail(result.body);

@@ -6,7 +6,7 @@ import { problemIn } from "../connection/opening.js";
 import { safeType } from "../core/attachments.js";
 import { localError } from "../core/retry-rules.js";
 import { isUnderWay, type UploadItem } from "../core/uploads.js";
-import type { ErrorBody } from "../protocol/messages.js";
+import type { ErrorBody, ListedFile } from "../protocol/messages.js";
 import { useNetraClient } from "./hooks.js";
 
 export interface Uploads extends Pick<UploadList, "add" | "remove" | "retry" | "clear"> {
@@ -59,16 +59,18 @@ const UNREAD: FileUrl = { url: null, error: null };
  * use it any more. Only images without scripts, sound and video keep their media type, so the address
  * is safe for a link, too.
  *
- * @param fileId Null: none is read.
+ * @param file Null: none is read.
  */
-export function useFileUrl(fileId: string | null): FileUrl {
+export function useFileUrl(file: Pick<ListedFile, "file_id" | "media_type"> | null): FileUrl {
   const client = useNetraClient();
+  const fileId = file?.file_id ?? null;
+  const mediaType = file?.media_type ?? "";
   const [read, setRead] = useState<{ readonly fileId: string; readonly value: FileUrl } | null>(null);
   useEffect(() => {
     if (fileId === null) return undefined;
     const control = new AbortController();
     let url: string | null = null;
-    readFile(client, fileId, control.signal).then(
+    readFile(client, fileId, mediaType, control.signal).then(
       (blob) => {
         if (control.signal.aborted) return;
         url = URL.createObjectURL(blob);
@@ -85,12 +87,14 @@ export function useFileUrl(fileId: string | null): FileUrl {
       if (url !== null) URL.revokeObjectURL(url);
       setRead(null);
     };
-  }, [client, fileId]);
+  }, [client, fileId, mediaType]);
   return read?.fileId === fileId ? read.value : UNREAD;
 }
 
 /** Rejects with `RequestError`. */
-async function readFile(client: NetraClient, fileId: string, signal: AbortSignal): Promise<Blob> {
+async function readFile(client: NetraClient, fileId: string, mediaType: string, signal: AbortSignal): Promise<Blob> {
+  const bytes = client.fileBytes(fileId);
+  if (bytes !== null) return new Blob([bytes], { type: safeType(mediaType) });
   const { url, headers } = await client.fileRequest(fileId);
   let result: Blob | ErrorBody;
   try {

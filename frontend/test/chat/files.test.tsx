@@ -380,6 +380,13 @@ describe("the files of an answer", () => {
     expect(page.texts(".file-card .file-name")).toEqual(["chart.png", "broken.png"]);
   });
 
+  it("are not all shown at once if they are many", async () => {
+    await answer(...Array.from({ length: 17 }, (_, index) => ({ name: `${index}.txt`, media_type: "text/plain" })));
+    expect(page.all(".file-card")).toHaveLength(16);
+    await page.click("Show 1 more file");
+    expect(page.all(".file-card")).toHaveLength(17);
+  });
+
   it("can be played if they are sounds", async () => {
     read = () => Promise.resolve(new Response("x", { headers: { "Content-Type": "audio/mpeg" } }));
     await answer({ name: "speech.mp3", media_type: "audio/mpeg" });

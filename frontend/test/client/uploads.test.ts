@@ -230,6 +230,7 @@ describe("an upload that the server refuses", () => {
     [413, "MESSAGE_TOO_LARGE"],
     [403, "ORIGIN_NOT_ALLOWED"],
     [400, "BAD_REQUEST"],
+    [429, "QUEUE_FULL"],
   ])("with %i fails at once with its code", async (status, code) => {
     const upload = await begin();
     await after(() => files.last.refuse(status, code));

@@ -110,8 +110,8 @@ describe("useFileUrl", () => {
     }));
   });
 
-  function Shown({ id }: { id: string | null }): ReactNode {
-    const { url, error } = useFileUrl(id);
+  function Shown({ id, type = "image/png" }: { id: string | null; type?: string }): ReactNode {
+    const { url, error } = useFileUrl(id === null ? null : { file_id: id, media_type: type });
     return error?.code ?? url;
   }
 
@@ -135,6 +135,21 @@ describe("useFileUrl", () => {
     await show(<Shown id="file-1" />);
     await vi.waitFor(() => expect(page.textContent).toMatch(/^blob:/));
     expect(made.at(-1)?.type).toBe("application/octet-stream");
+  });
+
+  it("takes the bytes that came with an answer, with a safe type too", async () => {
+    answer = () => Promise.reject(new TypeError("offline"));
+    const bytes = vi.fn((id: string) => (id === "file-1" ? new ArrayBuffer(3) : null));
+    function Page({ type }: { type: string }): ReactNode {
+      const client = useNetraClient();
+      vi.spyOn(client, "fileBytes").mockImplementation(bytes);
+      return <Shown id="file-1" type={type} />;
+    }
+    await show(<Page type="audio/mpeg" />);
+    await vi.waitFor(() => expect(made.at(-1)).toMatchObject({ size: 3, type: "audio/mpeg" }));
+    await show(<Page type="text/html" />);
+    await vi.waitFor(() => expect(made.at(-1)?.type).toBe("application/octet-stream"));
+    expect(fetched).not.toHaveBeenCalled();
   });
 
   it("reports why a file cannot be read", async () => {

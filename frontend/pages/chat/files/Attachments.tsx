@@ -12,16 +12,27 @@ import { ImageDialog } from "./ImageDialog.tsx";
 import { useDownload } from "./useDownload.ts";
 import { useNearby } from "./useNearby.ts";
 
+const SHOWN = 16; // files at first: as many as a message has, but an agent may send far more
+
 export function Attachments({ files }: { files: readonly ListedFile[] }) {
+  const [isWhole, setWhole] = useState(false);
   if (files.length === 0) return null;
+  const shown = isWhole ? files : files.slice(0, SHOWN);
   return (
-    <ul className="attachments" aria-label="Files">
-      {files.map((file) => (
-        <li key={file.file_id}>
-          <Attachment file={file} />
-        </li>
-      ))}
-    </ul>
+    <>
+      <ul className="attachments" aria-label="Files">
+        {shown.map((file) => (
+          <li key={file.file_id}>
+            <Attachment file={file} />
+          </li>
+        ))}
+      </ul>
+      {shown.length < files.length && (
+        <button type="button" className="quiet more-files" onClick={() => setWhole(true)}>
+          Show {files.length - shown.length} more {files.length - shown.length === 1 ? "file" : "files"}
+        </button>
+      )}
+    </>
   );
 }
 
@@ -35,7 +46,7 @@ function Attachment({ file }: { file: ListedFile }) {
 function Thumbnail({ file, onBroken }: { file: ListedFile; onBroken: () => void }) {
   const button = useRef<HTMLButtonElement>(null);
   const isNearby = useNearby(button);
-  const { url, error } = useFileUrl(isNearby ? file.file_id : null);
+  const { url, error } = useFileUrl(isNearby ? file : null);
   const [isLarge, setLarge] = useState(false);
   const name = nameText(file);
   if (error !== null) return <FileCard file={file} />;
@@ -88,7 +99,7 @@ function FileCard({ file }: { file: ListedFile }) {
 /** Loads a sound when it is asked for. */
 function Player({ file }: { file: ListedFile }) {
   const [isWanted, setWanted] = useState(false);
-  const { url, error } = useFileUrl(isWanted ? file.file_id : null);
+  const { url, error } = useFileUrl(isWanted ? file : null);
   if (url !== null) return <audio src={url} controls autoPlay aria-label={nameText(file)} />;
   if (error !== null) return <p className="fault" role="alert">This sound could not be loaded.</p>;
   return (

@@ -75,7 +75,7 @@ function summary(uploads: readonly UploadItem[], problemOf: (item: UploadItem) =
 function Preview({ item: { source, file, media_type } }: { item: UploadItem }) {
   const [isBroken, setBroken] = useState(false);
   const isStored = source === null && file !== null && isImage(file.media_type);
-  const { url } = useFileUrl(isStored && !isBroken ? file.file_id : null);
+  const { url } = useFileUrl(isStored && !isBroken ? file : null);
   const isLocal = source !== null && isImage(media_type);
   const picture = { alt: "", draggable: false, onError: () => setBroken(true) };
   const show = useCallback(

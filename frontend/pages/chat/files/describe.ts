@@ -61,6 +61,7 @@ const UPLOAD: Readonly<Record<string, string>> = {
   TOO_MANY_FILES: "A message takes at most 16 files.",
   FILE_UNREADABLE: "This file was changed or removed. Choose it again.",
   RATE_LIMIT_EXCEEDED: "There are too many uploads at once. It goes on in a moment.",
+  QUEUE_FULL: "Your files have taken all their space. Delete conversations that have files.",
   NO_ANSWER: "The connection was lost.",
 };
 
