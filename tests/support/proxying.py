@@ -43,17 +43,18 @@ class Proxy:
     _scope: trio.CancelScope = field(factory=trio.CancelScope)
     _is_ready: threading.Event = field(factory=threading.Event)
 
-    def cut(self, path: str) -> bool:
+    def cut(self, path: str, *, method: str = "GET") -> bool:
         """Close the connections of all clients, if one of them waits for an answer from a path.
 
         Returns:
             Whether there was one.
         """
         assert self._token is not None
-        return trio.from_thread.run_sync(self._cut, f"GET {path}?", trio_token=self._token)
+        starts = (f"{method} {path}?".encode(), f"{method} {path} ".encode())
+        return trio.from_thread.run_sync(self._cut, starts, trio_token=self._token)
 
-    def _cut(self, start: str) -> bool:
-        is_open = any(head.startswith(start.encode()) for head in self._open.values())
+    def _cut(self, starts: tuple[bytes, ...]) -> bool:
+        is_open = any(head.startswith(starts) for head in self._open.values())
         for scope in self._open if is_open else ():
             scope.cancel()
         return is_open
