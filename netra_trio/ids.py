@@ -102,6 +102,11 @@ def new_usage_id() -> UsageId:
     return UsageId(_ordered("use"))
 
 
+def new_counter_id() -> str:
+    """Return the id of a new counter of usage."""
+    return _ordered("cnt")
+
+
 def new_notification_id() -> NotificationId:
     """Return a new id of a notification, time-ordered."""
     return NotificationId(_ordered("ntf"))

@@ -29,6 +29,7 @@ from netra_trio.rooms.rooms import Rooms
 from netra_trio.rooms.snapshot import Snapshot
 from netra_trio.stores.base import NewMessage, Store
 from netra_trio.stores.threads import StoredThread
+from netra_trio.stores.usage import Usage
 from netra_trio.telemetry.instruments import Instruments
 from netra_trio.webhook.notifier import Notifier
 
@@ -172,6 +173,25 @@ class UserThreads(Protocol):
         ...
 
 
+class Budgets(Protocol):
+    """What agents may use for users."""
+
+    async def check(self, user_id: UserId, agent_name: str) -> None:
+        """Return if an agent may be used for a user now. Cancelling is safe.
+
+        Raises:
+            Refused: BUDGET_EXCEEDED, or SERVICE_UNAVAILABLE if it is not known now.
+        """
+        ...
+
+    async def record_usage(self, usage: Usage) -> None:
+        """Store what a run has used, and stop it with the others if its budget is used up.
+
+        Cancelling is safe: the report counts all the same.
+        """
+        ...
+
+
 class ThreadWatch(Protocol):
     """The runs of watched threads, on all nodes."""
 
@@ -242,6 +262,7 @@ class Services:
         rooms: The rooms with members at this node.
         watch: The watched threads; set by the node.
         presence: The users in the rooms.
+        budgets: What agents may use for users; None without limits.
         notifier: Notifies the webhook about runs that have left their session; None without one.
     """
 
@@ -256,6 +277,7 @@ class Services:
     other_nodes: OtherNodes | None = None
     wall_clock: Callable[[], float] = time.time
     admission: SharedAdmission | None = None
+    budgets: Budgets | None = None
     notifier: Notifier | None = None
     broker: Broker = field(factory=lambda: MemoryBackend().broker)
     may: PermissionCheck | None = None

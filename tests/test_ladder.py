@@ -61,6 +61,7 @@ SANS_IO = {
     "protocol.rooms",
     "protocol.text",
     "protocol.threads",
+    "protocol.usage",
     "protocol.wire_format",
     "rooms.event",
     "rooms.permission",

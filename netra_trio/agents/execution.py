@@ -20,18 +20,25 @@ from netra_trio.agents.attachments import FileAccess, RunFiles
 from netra_trio.agents.context import run_in_context
 from netra_trio.agents.output import Outlet, Output
 from netra_trio.agents.questions import Question, Questions
-from netra_trio.agents.run import ChangeThread, RoomPublisher, Run, RunNursery, RunSpec
+from netra_trio.agents.run import (
+    ChangeThread,
+    RoomPublisher,
+    Run,
+    RunNursery,
+    RunSpec,
+)
 from netra_trio.agents.waits import Wait
 from netra_trio.errors import AgentError, RetryableAgentError, leaves
 from netra_trio.ids import QuestionId, new_error_id
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import AgentStarted, RunStatus
-from netra_trio.protocol.problem import problem
+from netra_trio.protocol.problem import Problem, problem
 from netra_trio.protocol.text import EVENT_BYTES, cut_json, cut_text
 from netra_trio.protocol.threads import ThreadChange
 from netra_trio.stores.base import Store
 from netra_trio.stores.notifications import Notification
+from netra_trio.stores.usage import UsageRecorder
 from netra_trio.telemetry.events import TelemetryEvent
 from netra_trio.values import frozen
 
@@ -53,7 +60,7 @@ class Ending:
         status: The final status.
         result: The value that the agent returned, or the text that it emitted, as JSON.
         truncated: Whether the result was cut.
-        error: The body of the error, of a run that failed or timed out.
+        error: The body of the error, of a run that failed, timed out or exceeded a budget.
         duration: Seconds from the first `agent_started`.
         abandoned: Whether one of its tasks is still running.
     """
@@ -97,6 +104,7 @@ class Execution:
         note: Receives the telemetry events of its tool calls.
         changed: Called for each change of its thread.
         notification_of: Returns the notification of a question, None for none.
+        usage: Records what it uses; the store by default.
 
     Attributes:
         output: Sends the events of the run to the outlet.
@@ -120,6 +128,7 @@ class Execution:
         note: Callable[[TelemetryEvent], None] = lambda _: None,
         changed: ChangeThread = lambda _message, _change: None,
         notification_of: Callable[[QuestionId], Notification | None] = lambda _: None,
+        usage: UsageRecorder | None = None,
     ) -> None:
         self.spec = spec
         self.context = context
@@ -129,10 +138,12 @@ class Execution:
         self.attempts = 0
         self.stopped: RunStatus | None = None
         self.has_ended = False
+        self._stopped_by: Problem | None = None
         self._note = note
         self._changed = changed
         self._notification_of = notification_of
         self._store = store
+        self._usage: UsageRecorder = store if usage is None else usage
         self._publisher = publisher
         self._wall_clock = wall_clock
         self._scope: trio.CancelScope | None = None  # of the current attempt or pause
@@ -228,10 +239,11 @@ class Execution:
         """Return the ending of a run whose tasks are still running after a cancellation."""
         return evolve(self._cut_off(), abandoned=True)
 
-    def stop(self, status: RunStatus) -> None:
-        """Cancel the run, so that it ends with `status`; the first stop decides the status."""
+    def stop(self, status: RunStatus, error: Problem | None = None) -> None:
+        """Cancel the run, so that it ends with `status` and `error`; the first stop decides."""
         if not self.is_cut_off:
             self.stopped = status
+            self._stopped_by = error
             self._stopped_at = trio.current_time()
         if self._scope is not None:
             self._scope.cancel()
@@ -356,6 +368,7 @@ class Execution:
             wall_clock=self._wall_clock,
             note=self._note,
             changed=self._changed,
+            usage=self._usage,
         )
         return await spec.agent(run)
 
@@ -389,6 +402,12 @@ class Execution:
             return self._failed(error)
         return Ending(RunStatus.COMPLETED, shown, truncated, duration=self._duration())
 
+    def unstarted(self, status: RunStatus, error: Problem | None = None) -> Ending:
+        """Return the ending of a run that has not started; of one that was stopped, its error."""
+        error = error or self._stopped_by
+        body = None if error is None else error.body(self._wall_clock())
+        return Ending(status, error=body)
+
     def _failed(self, error: BaseException) -> Ending:
         error_id, text, help_ = new_error_id(), "The agent failed.", None
         message, shown = self.spec.message, _printable(error)
@@ -404,7 +423,7 @@ class Execution:
 
     def _cut_off(self) -> Ending:
         if self.stopped is not None:
-            return Ending(self.stopped, duration=self._duration())
+            return evolve(self.unstarted(self.stopped, self._stopped_by), duration=self._duration())
         text = f"The agent did not finish within {self.spec.timeout:g} s."
         body = problem(ErrorCode.AGENT_TIMEOUT, text).body(self._wall_clock())
         return Ending(RunStatus.TIMED_OUT, error=body, duration=self._duration())

@@ -54,8 +54,9 @@ from netra_trio.protocol.text import (
     pieces,
 )
 from netra_trio.protocol.threads import ThreadChange
-from netra_trio.stores.base import NewMessage, Store, Usage
+from netra_trio.stores.base import NewMessage, Store
 from netra_trio.stores.files import StoredFile
+from netra_trio.stores.usage import Usage, UsageRecorder
 from netra_trio.telemetry.events import TelemetryEvent, ToolEnded, ToolStarted, UsageReported
 from netra_trio.telemetry.trace_context import TRACEPARENT
 from netra_trio.values import frozen
@@ -165,6 +166,7 @@ class Run:
         wall_clock: Callable[[], float],
         note: Callable[[TelemetryEvent], None],
         changed: ChangeThread,
+        usage: UsageRecorder,
     ) -> None:
         message = spec.message
         self._message = message
@@ -189,6 +191,7 @@ class Run:
         self._wall_clock = wall_clock
         self._note = note
         self._changed = changed
+        self._usage = usage
 
     @property
     def deadline(self) -> float:
@@ -387,6 +390,8 @@ class Run:
     ) -> None:
         """Report what the run has used of a model: to the client, the metrics and the store.
 
+        A run that exceeds a budget is cancelled here. Cancelling is safe: the report counts.
+
         Args:
             model: The name of the model, at most 256 bytes of UTF-8.
             input_tokens: Tokens that the model has read, from 0 to 2^53 - 1.
@@ -414,7 +419,7 @@ class Run:
             self._wall_clock(),
         )
         with self._waiting("store"):
-            await self._store.record_usage(usage)
+            await self._usage.record_usage(usage)
 
     def model_call(self, *, now: float | None = None) -> Wait:
         """Show the run as waiting for its language model, on the live page, in a `with` block.

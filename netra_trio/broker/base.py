@@ -19,6 +19,7 @@ from attrs import frozen
 
 from netra_trio.broker.limits import Limits
 from netra_trio.broker.threads import ThreadDirectory
+from netra_trio.broker.usage import UsageCounters
 from netra_trio.ids import NodeId, SessionId, ThreadId, UserId
 
 LEASE_SECONDS = 3.0  # of a node: three renewals may fail
@@ -356,6 +357,11 @@ class Backend(Protocol):
     @property
     def limits(self) -> Limits:
         """The limits of users and the tickets."""
+        ...
+
+    @property
+    def usage(self) -> UsageCounters:
+        """What users have used of agents in a day."""
         ...
 
     def open(self) -> AbstractAsyncContextManager[None]:

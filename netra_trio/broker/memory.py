@@ -37,6 +37,7 @@ from netra_trio.broker.base import (
 )
 from netra_trio.broker.memory_limits import LimitsState, MemoryLimits
 from netra_trio.broker.memory_threads import MemoryThreads, ThreadsState
+from netra_trio.broker.memory_usage import MemoryUsage, UsageState
 from netra_trio.ids import NodeId, SessionId, new_node_id
 
 SWEPT = 2  # other rooms that each use of a room examines; a use makes one room at most
@@ -105,6 +106,7 @@ class MemoryServer:
         self.subscribers: dict[str, dict[NodeId, _Inbox]] = {}
         self.threads = ThreadsState(self.is_live)
         self.limits = LimitsState()
+        self.usage = UsageState()
 
     def clear(self) -> None:
         """Lose everything but the subscriptions, as a server that restarts empty."""
@@ -112,6 +114,7 @@ class MemoryServer:
         self.rooms.clear()
         self.threads.clear()
         self.limits.clear()
+        self.usage.clear()
 
     def restore(
         self,
@@ -401,6 +404,9 @@ class MemoryBackend:
     )
     limits: MemoryLimits = field(
         init=False, default=Factory(lambda self: MemoryLimits(self.node, self.server.limits), True)
+    )
+    usage: MemoryUsage = field(
+        init=False, default=Factory(lambda self: MemoryUsage(self.node, self.server.usage), True)
     )
 
     @asynccontextmanager

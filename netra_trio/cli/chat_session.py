@@ -196,6 +196,9 @@ class ChatSession:
         """Show an event that does not belong to a run."""
         if event.type == "server_draining":
             self.screen.note("The server is about to restart.")
+        elif event.type == "usage_warning":
+            percent = 100 * event.payload["used"] // event.payload["limit"]
+            self.screen.note(f"{percent:g} % of today's budget of this agent is used.")
         elif event.type == "disconnected":
             self.show_no_connection(event.payload["reason"])
         elif event.type == "connected":

@@ -40,12 +40,16 @@ def usage(
         Print one JSON object for each line, for programs.
     """
     chosen = tuple(dict.fromkeys(by))
-    sums = trio.run(sum_usage, load_settings(), chosen, _day(since))
+    settings = load_settings()
+    sums = trio.run(sum_usage, settings, chosen, _day(since))
     if json:
         for each in sums:
             print_row(_row(each))
     elif sums:
-        Console().print(_table(chosen, sums))
+        console = Console()
+        console.print(_table(chosen, sums))
+        if limits := _limits(settings):
+            console.print(f"Limits for one user and one agent in a day of UTC: {limits}.")
     else:
         print("No agent has reported any usage.")  # noqa: T201 - a command's own output
 
@@ -73,6 +77,14 @@ def _day(text: str | None) -> str | None:
         return date.fromisoformat(text).isoformat()
     except ValueError:
         raise CommandError(f"--since: expected a day like 2026-11-30, got {text!r}") from None
+
+
+def _limits(settings: Settings) -> str:
+    """Return the limits of a day as text; empty if there are none."""
+    tokens, cost = settings.usage_limit_tokens, settings.usage_limit_cost
+    shown = ["" if tokens is None else f"{tokens:,} tokens"]
+    shown += ["" if cost is None else f"a cost of {cost:f}"]
+    return ", ".join(each for each in shown if each)
 
 
 def _row(each: UsageSum) -> dict[str, Any]:

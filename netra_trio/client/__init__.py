@@ -9,6 +9,7 @@ async with connect("ws://localhost:8000/ws", token=token) as client:
 
 from netra_trio.client.client import Client, connect
 from netra_trio.client.errors import (
+    BudgetExceeded,
     ClientClosed,
     ClientError,
     ConnectionClosed,
@@ -37,6 +38,7 @@ from netra_trio.client.threads import Threads
 from netra_trio.client.watch import Watch
 
 __all__ = [
+    "BudgetExceeded",
     "Client",
     "ClientClosed",
     "ClientError",

@@ -85,6 +85,13 @@ class MessageRefused(ClientError):
         self.correlation_id = correlation_id
 
 
+class BudgetExceeded(MessageRefused):
+    """The agent has used what it may use for the user today.
+
+    `retry_after_ms` is the time until the next day begins. The message is not sent again.
+    """
+
+
 class MessageUncertain(ClientError):
     """It is unknown whether a message was published: its key expired before an answer.
 

@@ -7,7 +7,7 @@
 
 from math import inf
 
-from netra_trio.client.errors import MessageRefused
+from netra_trio.client.errors import BudgetExceeded, MessageRefused
 from netra_trio.client.event import Event
 from netra_trio.client.retry import doubled
 from netra_trio.protocol.codes import ErrorCode
@@ -30,7 +30,9 @@ def refusal_of(event: Event) -> MessageRefused:
     """Return the exception for an `error` frame."""
     payload = event.payload
     wait = payload.get("retry_after_ms")
-    return MessageRefused(
+    is_budget = payload.get("code") == ErrorCode.BUDGET_EXCEEDED
+    kind = BudgetExceeded if is_budget else MessageRefused
+    return kind(
         str(payload.get("code")),
         str(payload.get("error", "")),
         str(payload.get("help", "")),

@@ -8,6 +8,7 @@
 `netra_trio.config.loading` reads and checks them.
 """
 
+from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +17,7 @@ from attrs import Factory, field, fields, frozen
 from netra_trio.config.origins import DEVELOPMENT, ENVIRONMENTS, PRODUCTION, OriginPolicy
 from netra_trio.config.redis_url import RedisUrl
 from netra_trio.config.value_kinds import (
+    Amount,
     Choice,
     DatabaseUrl,
     FilesUrl,
@@ -49,6 +51,9 @@ FILES_FOLDER = f"{FOLDER}/files"  # where files are kept by default, in every en
 _MS = "ms"
 _DAY = 86_400_000  # ms
 MEBIBYTE = 1024 * 1024
+COST_PLACES = 9  # decimals of a cost that count for a budget
+_MAX_TOKENS = 10**15
+_MAX_COST = 9_000_000  # with COST_PLACES, it is exact as a number of JSON and of Lua
 _MAX_COUNT = 1_000_000  # more than one process can hold: a larger number is a typing error
 
 
@@ -405,6 +410,26 @@ class Settings:
             Integer(1, 86_400, "s"),
             "how long events of a room are kept",
             "they are dropped",
+        ),
+    )
+    usage_limit_tokens: int | None = field(
+        default=None,
+        metadata=_row(
+            "USAGE_LIMIT_TOKENS",
+            Integer(1, _MAX_TOKENS, "tokens"),
+            "tokens, read and written together, that one agent may use for one user in a day of "
+            "UTC; no limit by default",
+            "BUDGET_EXCEEDED",
+        ),
+    )
+    usage_limit_cost: Decimal | None = field(
+        default=None,
+        metadata=_row(
+            "USAGE_LIMIT_COST",
+            Amount(_MAX_COST, COST_PLACES),
+            "what one agent may cost for one user in a day of UTC, in the currency of the reports; "
+            "no limit by default",
+            "BUDGET_EXCEEDED",
         ),
     )
     notify_webhook: str | None = field(

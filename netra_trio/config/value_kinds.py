@@ -9,6 +9,7 @@
 import ipaddress
 import re
 import unicodedata
+from decimal import Decimal
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ MAX_SHOWN = 60  # characters of an invalid value: enough to recognise it, short 
 
 _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("false", "0", "no", "off")
+_AMOUNT = re.compile("[0-9]+([.][0-9]+)?")
 _MAX_DIGITS = 18  # a longer number is a mistake, and Python itself refuses to parse 4300 digits
 
 
@@ -78,6 +80,37 @@ class Integer:
     def show(self, value: int) -> str:
         """Show the number with its unit."""
         return f"{value} {self.unit}".rstrip()
+
+
+@frozen
+class Amount:
+    """A positive decimal number of at most `places` decimals, up to an inclusive bound."""
+
+    maximum: int
+    places: int
+
+    @property
+    def expected(self) -> str:
+        """The bound and the decimals."""
+        return f"a number above 0, up to {self.maximum}, with at most {self.places} decimals"
+
+    def read(self, text: str) -> Decimal:
+        """Read decimal digits with an optional point."""
+        text = text.strip()
+        if len(text) > _MAX_DIGITS or not _AMOUNT.fullmatch(text):
+            raise ValueError("write digits with a point, like 2.50, without currency or separators")
+        value = Decimal(text)
+        if len(text.partition(".")[2]) > self.places:
+            raise ValueError(f"write at most {self.places} decimals")
+        if not value:
+            raise ValueError("raise it above 0, or unset it for no limit")
+        if value > self.maximum:
+            raise ValueError(f"lower it to {self.maximum} or less")
+        return value
+
+    def show(self, value: Decimal) -> str:
+        """Show the number as it was written."""
+        return f"{value:f}"
 
 
 @frozen
@@ -481,7 +514,7 @@ class Setting:
         """The meaning and the effect beyond the limit, in one line."""
         if not self.beyond:
             return self.meaning
-        when = "beyond it" if isinstance(self.kind, Integer) else "else"
+        when = "beyond it" if isinstance(self.kind, Integer | Amount) else "else"
         return f"{self.meaning}; {when}: {self.beyond}"
 
     def _given(self, text: str) -> str:

@@ -37,6 +37,7 @@ from netra_trio.files.base import FileStorage
 from netra_trio.files.choice import storage_of
 from netra_trio.ids import ConnectionId, NodeId, SessionId, new_connection_id, new_error_id
 from netra_trio.node.admin import open_admin
+from netra_trio.node.budgets import serve_budgets
 from netra_trio.node.capacity import Capacity, ConnectionLimit, LocalConnectionLimit, Place
 from netra_trio.node.drain import drain
 from netra_trio.node.gauges import read_gauges
@@ -158,6 +159,7 @@ class Node:
             self.connection_limit = self.sessions.watch = shared.limits
             self.services = shared.services(services, backend)
         self.start_soon(UserWatch(users, services.store).run)
+        self.services = serve_budgets(self.services, users, self.cluster, self.start_soon)
         self.services = serve_unattended(self.services, users, self.sessions.watch, self.start_soon)
         self.watch = watch = watch_threads(
             self.services, self._users, self.cluster, self.start_soon

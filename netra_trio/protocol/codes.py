@@ -26,6 +26,7 @@ class ErrorCode(StrEnum):
     RATE_LIMIT_EXCEEDED = "RATE_LIMIT_EXCEEDED"
     QUEUE_FULL = "QUEUE_FULL"
     AGENT_BUSY = "AGENT_BUSY"
+    BUDGET_EXCEEDED = "BUDGET_EXCEEDED"
     SERVICE_UNAVAILABLE = "SERVICE_UNAVAILABLE"
     AGENT_NOT_FOUND = "AGENT_NOT_FOUND"
     RUN_NOT_FOUND = "RUN_NOT_FOUND"
@@ -82,6 +83,9 @@ ERRORS: dict[ErrorCode, ErrorKind] = {
     ErrorCode.QUEUE_FULL: ErrorKind(429, True, "Wait for a run to end and send again."),
     ErrorCode.AGENT_BUSY: ErrorKind(
         409, True, 'Wait for the run to end, stop it, or send with "on_busy": "enqueue".'
+    ),
+    ErrorCode.BUDGET_EXCEEDED: ErrorKind(
+        429, True, "Send again after midnight UTC, or ask an administrator for a higher limit."
     ),
     ErrorCode.SERVICE_UNAVAILABLE: ErrorKind(503, True, "Wait and try again."),
     ErrorCode.AGENT_NOT_FOUND: ErrorKind(404, True, "Use one of the agents listed."),

@@ -35,6 +35,7 @@ from netra_trio.protocol.messages import (
 )
 from netra_trio.protocol.problem import Problem, Refused
 from netra_trio.protocol.threads import ThreadChange
+from netra_trio.services import Budgets
 from netra_trio.sessions import refusals
 from netra_trio.sessions.duplicates import Duplicates
 from netra_trio.sessions.event_stream import EventStream
@@ -76,6 +77,7 @@ class Admission:
         default_thread: The thread of messages that name none.
         changed: Called for each change of a thread by a message.
         shared: Admits messages over all nodes; None if this process decides alone.
+        budgets: The budgets of users; None without limits.
 
     Attributes:
         is_held: Whether messages are refused because the session may move to another node.
@@ -83,6 +85,7 @@ class Admission:
 
     __slots__ = (
         "_agents",
+        "_budgets",
         "_changed",
         "_default_thread",
         "_duplicates",
@@ -120,6 +123,7 @@ class Admission:
         default_thread: ThreadId,
         changed: ChangeThread,
         shared: SharedAdmission | None = None,
+        budgets: Budgets | None = None,
     ) -> None:
         self._user = user
         self._agents = agents
@@ -136,6 +140,7 @@ class Admission:
         self._default_thread = default_thread
         self._changed = changed
         self._shared = shared
+        self._budgets = budgets
         self._stopped: RunStatus | None = None
         self._has_left = False
         self.is_held = False
@@ -247,7 +252,7 @@ class Admission:
         stopped = live.execution.stopped or self._stopped_for(record)
         if stopped is not None:  # it was stopped while the message was being recorded
             self._append_confirmation(live, None)
-            self._spawn(self._runner.finish, live, Ending(stopped))
+            self._spawn(self._runner.finish, live, live.execution.unstarted(stopped))
             return False
         interrupts = work.message.on_busy is OnBusy.INTERRUPT
         starts, position = self._runner.schedule(live, starts_at=starts_at, interrupts=interrupts)
@@ -274,8 +279,7 @@ class Admission:
         record = live.message
         known: Duplicate | None = None
         try:
-            if record.unattended:
-                await self._check_unattended(live)
+            await self._check_limits(live)
             place, starts_at = await self._take_slot(live, message.on_busy)
         except Refused:
             if record.key is None or self._stopped is not None:
@@ -363,6 +367,19 @@ class Admission:
         except StoreUnavailable:
             raise refusals.not_stored() from None
         return known
+
+    async def _check_limits(self, live: LiveRun) -> None:
+        """Refuse a message beyond a budget, or for one unattended run too many; may not wait.
+
+        Raises:
+            Refused: BUDGET_EXCEEDED, QUEUE_FULL, or SERVICE_UNAVAILABLE if it is not known now.
+        """
+        record = live.message
+        # A server that drains refuses it otherwise: so that it is sent again, to another one.
+        if self._budgets is not None and self._stopped is None:
+            await self._budgets.check(record.user_id, record.agent_name)
+        if record.unattended:
+            await self._check_unattended(live)
 
     async def _check_unattended(self, live: LiveRun) -> None:
         """Refuse a run that outlives its session if its user has too many of them.

@@ -1,13 +1,21 @@
 """The errors of refused messages."""
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 from netra_trio.agents.run import Agent, milliseconds
 from netra_trio.ids import MessageId
 from netra_trio.protocol.codec import show
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.messages import WorkMessage
-from netra_trio.protocol.problem import Refused, problem, rate_limited, store_unavailable
+from netra_trio.protocol.problem import (
+    Problem,
+    Refused,
+    problem,
+    rate_limited,
+    store_unavailable,
+)
+from netra_trio.protocol.usage import Unit, seconds_left
 
 RECONNECT_AFTER_MS = 1000  # for a client of a server that drains; clients add jitter
 RETRY_MS = 1000  # if no better time is known: about the time of a run or a commit
@@ -46,6 +54,19 @@ def too_fast(rate: int, seconds: float) -> Refused:
     """Return the error for a message beyond the user's rate; it may be sent after `seconds`."""
     help_ = f"Wait {milliseconds(seconds) / 1000:g} s and send again."
     return Refused(rate_limited(f"Too many messages: {rate} per minute.", seconds, help=help_))
+
+
+def budget_exceeded(agent_name: str, unit: Unit, used: float, limit: float, now: float) -> Problem:
+    """Return the error for a message or a run beyond a budget; `now` is Unix seconds."""
+    wait = seconds_left(now)
+    until = datetime.fromtimestamp(now + wait, UTC)
+    amount = f"{used} of {limit} tokens" if unit == "tokens" else f"a cost of {used:g} of {limit:g}"
+    return problem(
+        ErrorCode.BUDGET_EXCEEDED,
+        f"Today's budget of the agent {agent_name} is used up: {amount}.",
+        help=f"Send again after {until:%Y-%m-%d %H:%M} UTC, or ask an administrator.",
+        retry_after_ms=milliseconds(wait),
+    )
 
 
 def key_conflict() -> Refused:

@@ -25,6 +25,7 @@ from netra_trio.config.settings import Settings
 from netra_trio.ids import RunId, SessionId, new_message_id
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import RunStatus
+from netra_trio.protocol.problem import Problem
 from netra_trio.protocol.threads import ThreadChange
 from netra_trio.sessions.event_stream import EventStream
 from netra_trio.sessions.notifications import RunNotifications
@@ -34,6 +35,7 @@ from netra_trio.sessions.thread_lines import Place
 from netra_trio.sessions.users import User
 from netra_trio.sessions.watched_thread import RunMirror
 from netra_trio.stores.base import STORED, NewMessage, RunEnd, Store, StoredEnd
+from netra_trio.stores.usage import UsageRecorder
 from netra_trio.telemetry.events import RunEnded
 from netra_trio.telemetry.instruments import Instruments
 
@@ -82,9 +84,13 @@ class LiveRun:
         """`running` if the run has started, otherwise `queued`; the store has it a moment later."""
         return RunStatus.RUNNING if self.execution.attempts else RunStatus.QUEUED
 
-    def stop(self) -> None:
-        """Stop the run, whether it has started or not; its `agent_completed` is the reply."""
-        self._runner.stop(self)
+    def stop(self, error: Problem | None = None) -> None:
+        """Stop the run, whether it has started or not; its `agent_completed` is the reply.
+
+        Args:
+            error: Why, if the user has not asked for it.
+        """
+        self._runner.stop(self, error)
 
     # For connections that watch its thread.
 
@@ -137,6 +143,7 @@ class Runner:
         session_id: The session.
         changed: Called for each change of a thread by a run.
         notifications: Makes the notifications of runs that have left the session.
+        usage: Records what the runs use; the store by default.
 
     Attributes:
         session_id: The session whose log keeps the events; None after the runs have left it.
@@ -160,6 +167,7 @@ class Runner:
         "_spawn",
         "_store",
         "_timer",
+        "_usage",
         "_user",
         "_wall_clock",
         "session_id",
@@ -181,9 +189,11 @@ class Runner:
         changed: ChangeThread,
         session_id: SessionId | None = None,
         notifications: RunNotifications,
+        usage: UsageRecorder | None = None,
     ) -> None:
         self.session_id = session_id
         self._notifications = notifications
+        self._usage = usage
         self._user = user
         self._events = events
         self._store = store
@@ -225,6 +235,7 @@ class Runner:
             note=self._instruments.note,
             changed=self._changed,
             notification_of=partial(self._notifications.of_question, spec.message),
+            usage=self._usage,
         )
         live, message = LiveRun(self, execution), spec.message
         self._live[message.run_id] = self._user.runs[message.run_id] = live
@@ -308,17 +319,19 @@ class Runner:
 
     # While it runs.
 
-    def stop(self, live: LiveRun) -> None:
-        """Stop a run, whether it has started or not."""
-        self._events.start_stop_timer(live.id)
-        self._stop(live)
+    def stop(self, live: LiveRun, error: Problem | None = None) -> None:
+        """Stop a run, whether it has started or not; with the error that says why."""
+        if error is None:
+            self._events.start_stop_timer(live.id)
+        self._stop(live, error)
 
-    def _stop(self, live: LiveRun) -> None:
+    def _stop(self, live: LiveRun, error: Problem | None = None) -> None:
         if self._scheduler.withdraw(live.id):
-            self._spawn(self.finish, live, Ending(RunStatus.CANCELLED))
+            ending = live.execution.unstarted(RunStatus.CANCELLED, error)
+            self._spawn(self.finish, live, ending)
             self._set_timer(trio.current_time())  # other runs may be due now
         else:
-            live.execution.stop(RunStatus.CANCELLED)
+            live.execution.stop(RunStatus.CANCELLED, error)
 
     @property
     def unattended(self) -> int:

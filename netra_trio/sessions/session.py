@@ -145,6 +145,7 @@ class Session:
             session_id=self.id,
             changed=changed,
             notifications=RunNotifications(services.notifier),
+            usage=services.budgets,
         )
         self._duplicates = Duplicates(
             self.id,
@@ -170,6 +171,7 @@ class Session:
             default_thread=self.default_thread,
             changed=changed,
             shared=services.admission,
+            budgets=services.budgets,
         )
         self._tasks = AgentTasks(
             self,

@@ -66,8 +66,8 @@ class LiveRun(WatchedRun, Protocol):
         """Whether it outlives its session."""
         ...
 
-    def stop(self) -> None:
-        """Stop it; its `agent_completed` is the reply."""
+    def stop(self, error: Problem | None = None) -> None:
+        """Stop it; its `agent_completed` is the reply, with the error that says why."""
         ...
 
 

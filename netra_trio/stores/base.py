@@ -19,7 +19,6 @@ from netra_trio.ids import (
     RunId,
     SessionId,
     ThreadId,
-    UsageId,
     UserId,
 )
 from netra_trio.protocol.codec import payload_of
@@ -32,6 +31,7 @@ from netra_trio.stores.files import FileStore
 from netra_trio.stores.notifications import Notification, NotificationStore
 from netra_trio.stores.questions import NewQuestion, QuestionEnd, StoredQuestion
 from netra_trio.stores.threads import ThreadStore
+from netra_trio.stores.usage import UsageStore
 from netra_trio.values import frozen
 
 HAND_OVER_SECONDS = 86_400.0  # the longest lease of `Store.hand_over`: the longest resume window
@@ -149,27 +149,6 @@ class RunOwner:
 
 
 @frozen
-class Usage:
-    """What a run has used of a model.
-
-    Attributes:
-        id: Of this report: a report that is stored twice counts once.
-        cost: In the currency that the agent uses; None if it is unknown.
-        created_at: Unix seconds.
-    """
-
-    id: UsageId
-    run_id: RunId
-    user_id: UserId
-    agent_name: str
-    model: str
-    input_tokens: int
-    output_tokens: int
-    cost: float | None
-    created_at: float
-
-
-@frozen
 class Duplicate:
     """A message that was recorded earlier under the same key.
 
@@ -206,7 +185,7 @@ STORED: Awaitable[None] = Settled(None)
 """What `Store.end_run` may return if its caller has nothing to wait for: it need not be awaited."""
 
 
-class Store(ThreadStore, NotificationStore, FileStore, Protocol):
+class Store(ThreadStore, NotificationStore, FileStore, UsageStore, Protocol):
     """Users, threads, messages, runs and files, which several nodes may share.
 
     Every method raises `StoreUnavailable` if the store cannot answer now, unless it says otherwise.
@@ -413,13 +392,6 @@ class Store(ThreadStore, NotificationStore, FileStore, Protocol):
         self, user_id: UserId, question_id: QuestionId
     ) -> StoredQuestion | None:
         """Return a question that this user may answer, None if there is none."""
-        ...
-
-    async def record_usage(self, usage: Usage) -> None:
-        """Store, now or later, what a run has used; does not raise `StoreUnavailable`.
-
-        It waits only for room in a queue, for 3 seconds at most.
-        """
         ...
 
     async def history(

@@ -37,6 +37,7 @@ from netra_trio.ids import (
 )
 from netra_trio.protocol.messages import HistoryMessage, RunStatus
 from netra_trio.protocol.threads import Rating
+from netra_trio.protocol.usage import Amounts, UsageKey
 from netra_trio.stores.base import (
     STORED,
     Duplicate,
@@ -45,7 +46,6 @@ from netra_trio.stores.base import (
     RunOwner,
     Settled,
     StoredEnd,
-    Usage,
     User,
 )
 from netra_trio.stores.files import StoredFile
@@ -53,6 +53,7 @@ from netra_trio.stores.memory_data import MemoryData
 from netra_trio.stores.notifications import DueNotification, Notification
 from netra_trio.stores.questions import NewQuestion, QuestionEnd, StoredQuestion
 from netra_trio.stores.threads import StoredThread, UnfinishedRun, feedback_of
+from netra_trio.stores.usage import Usage
 
 USERS = 100_000  # some 40 MB
 THREADS = 20_000  # of all users: five messages in each thread are MESSAGES
@@ -269,7 +270,12 @@ class MemoryStore:
         return self._data.find_question(user_id, question_id)
 
     async def record_usage(self, usage: Usage) -> None:
-        """Do nothing: the metrics count usage, and a sum by day needs a database."""
+        """Add a report to the sums of the newest day; those of earlier days need a database."""
+        self._data.usage.record(usage)
+
+    async def used_in_day(self, key: UsageKey) -> Amounts:
+        """Return what an agent has used for a user in a day, 0 for any but the newest one."""
+        return self._data.usage.of(key)
 
     async def history(
         self,

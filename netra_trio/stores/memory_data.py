@@ -42,6 +42,7 @@ from netra_trio.stores.memory_notifications import MemoryNotifications
 from netra_trio.stores.memory_rows import Message, Question, Run, Thread, ThreadKey
 from netra_trio.stores.memory_threads import MemoryThreads
 from netra_trio.stores.memory_uncopied import MemoryUncopied
+from netra_trio.stores.memory_usage import MemoryUsage
 from netra_trio.stores.memory_users import MemoryUsers
 from netra_trio.stores.questions import NewQuestion, QuestionEnd, StoredQuestion
 from netra_trio.stores.threads import DELETED_KEY_SECONDS, StoredThread, UnfinishedRun
@@ -70,6 +71,7 @@ class MemoryData:
         files: The files.
         notifications: The waiting notifications, and the requests to stop runs.
         uncopied: The sessions that sent events without copies.
+        usage: The usage of the newest day.
         openings: How many servers hold the store open.
     """
 
@@ -105,12 +107,10 @@ class MemoryData:
         self._ended: dict[RunId, Run] = {}
         self.notifications = MemoryNotifications()
         self.uncopied = MemoryUncopied()
+        self.usage = MemoryUsage()
         self._leases: dict[NodeId, float] = {}  # of runs that were handed over
-        self._held_bytes = 0
-        self._messages = 0
-        self._bytes = 0
-        self._messages_dropped = 0
-        self._early_keys_dropped = 0
+        self._held_bytes = self._messages = self._bytes = 0
+        self._messages_dropped = self._early_keys_dropped = 0
 
     def statistics(self) -> dict[str, int]:
         """Return how much is kept, how many runs have not ended, and how much was dropped."""

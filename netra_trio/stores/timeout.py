@@ -24,6 +24,7 @@ from netra_trio.ids import (
 )
 from netra_trio.protocol.messages import HistoryMessage, RunStatus
 from netra_trio.protocol.threads import Rating
+from netra_trio.protocol.usage import Amounts, UsageKey
 from netra_trio.stores.base import (
     Duplicate,
     NewMessage,
@@ -31,13 +32,13 @@ from netra_trio.stores.base import (
     RunOwner,
     Store,
     StoredEnd,
-    Usage,
     User,
 )
 from netra_trio.stores.files import StoredFile
 from netra_trio.stores.notifications import DueNotification, Notification
 from netra_trio.stores.questions import NewQuestion, QuestionEnd, StoredQuestion
 from netra_trio.stores.threads import StoredThread, UnfinishedRun
+from netra_trio.stores.usage import Usage
 
 _T = TypeVar("_T")
 
@@ -151,6 +152,10 @@ class TimeoutStore:
     async def record_usage(self, usage: Usage) -> None:
         """Store what a run has used; it waits only for room, for a time that it bounds."""
         await self.store.record_usage(usage)
+
+    async def used_in_day(self, key: UsageKey) -> Amounts:
+        """Return what an agent has used for a user in a day."""
+        return await self._within(self.store.used_in_day(key))
 
     async def history(
         self,

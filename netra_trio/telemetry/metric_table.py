@@ -398,8 +398,8 @@ METRICS: tuple[Metric, ...] = (
         "counter",
         "server",
         "broker_fallbacks_total",
-        "New connections, messages and sessions that a node decided on alone, because the broker "
-        "did not answer",
+        "New connections, messages, sessions and budgets that a node decided on alone, because "
+        "the broker did not answer",
         lambda m, _: m.broker_fallbacks,
         "limit",
     ),

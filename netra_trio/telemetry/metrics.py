@@ -38,6 +38,7 @@ from netra_trio.protocol.messages import (
 )
 from netra_trio.protocol.rooms import Presence, RoomConfirmed
 from netra_trio.protocol.threads import ThreadChanged, ThreadList
+from netra_trio.protocol.usage import UsageWarning
 from netra_trio.telemetry.events import (
     SESSION_ENDS,
     TOOL_OUTCOMES,
@@ -111,7 +112,7 @@ ADMIN_ACTIONS = tuple(product(AdminAction, ("done", "refused")))
 UPLOADS = ("stored", "refused", "failed")
 FILE_BYTES = ("received", "sent")
 NOTIFICATIONS = ("sent", "failed", "dropped")
-FALLBACKS = ("connections", "messages", "sessions")
+FALLBACKS = ("connections", "messages", "sessions", "usage")
 RECOVERIES = tuple(product(("connection", "frame", "run"), ("recovered", "failed")))
 EVENTS = tuple(kind.TYPE for kind in get_args(Event))
 SERVER_ERRORS = 500  # the lowest HTTP status of them
@@ -122,6 +123,7 @@ _CONTROL = (
     AuthOk,
     AuthExpiring,
     ServerDraining,
+    UsageWarning,
     ThreadHistory,
     ThreadList,
     ThreadChanged,

@@ -23,6 +23,7 @@ from netra_trio.ids import (
 )
 from netra_trio.protocol.messages import HistoryMessage, RunStatus
 from netra_trio.protocol.threads import Rating
+from netra_trio.protocol.usage import Amounts, UsageKey
 from netra_trio.stores.base import (
     Duplicate,
     NewMessage,
@@ -30,13 +31,13 @@ from netra_trio.stores.base import (
     RunOwner,
     Store,
     StoredEnd,
-    Usage,
     User,
 )
 from netra_trio.stores.files import StoredFile
 from netra_trio.stores.notifications import DueNotification, Notification
 from netra_trio.stores.questions import NewQuestion, QuestionEnd, StoredQuestion
 from netra_trio.stores.threads import StoredThread, UnfinishedRun
+from netra_trio.stores.usage import Usage
 
 
 @define
@@ -148,6 +149,10 @@ class KillableStore:
         """Record what a run has used."""
         if not self.is_killed:
             await self.store.record_usage(usage)
+
+    async def used_in_day(self, key: UsageKey) -> Amounts:
+        """Return what an agent has used for a user in a day."""
+        return await self._reachable().used_in_day(key)
 
     async def history(
         self,

@@ -13,7 +13,7 @@ INTEGERS = [(name, row, row.kind) for name, row in TABLE.items() if isinstance(r
 
 
 def test_the_table_has_each_field_once() -> None:
-    assert len({row.env for row in TABLE.values()}) == len(TABLE) == 45
+    assert len({row.env for row in TABLE.values()}) == len(TABLE) == 47
     assert all(row.meaning and row.kind.expected for row in TABLE.values())
     assert all(row.beyond for name, row, _ in INTEGERS), "every limit says what happens beyond it"
     assert all(kind.unit for _, _, kind in INTEGERS)

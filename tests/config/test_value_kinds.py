@@ -1,5 +1,6 @@
 """The kinds of values: each bound, each accepted and each refused form."""
 
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from support.settings import KEY, STRICT, faults, loaded
 
 from netra_trio.config.loading import describe, load
 from netra_trio.config.settings import TABLE
-from netra_trio.config.value_kinds import Choice, DatabaseUrl, Flag, Integer
+from netra_trio.config.value_kinds import Amount, Choice, DatabaseUrl, Flag, Integer
 
 INTEGERS = [(name, row, row.kind) for name, row in TABLE.items() if isinstance(row.kind, Integer)]
 FLAGS = [(name, row) for name, row in TABLE.items() if isinstance(row.kind, Flag)]
@@ -190,3 +191,41 @@ def test_the_hosts_of_a_database_are_shown_without_its_other_options() -> None:
     kind = DatabaseUrl()
     shown = kind.show(kind.read("postgresql://u:hunter2@a:5433,b/db?password=hunter2"))
     assert shown == "postgresql://u:***@/db?host=a%2Cb&port=5433%2C5432"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("0.000000001", "1e-9"), (" 2.50 ", "2.5"), ("9000000", "9e6"), ("9000000.000000000", "9e6")],
+)
+def test_amounts_that_are_read(text: str, value: str) -> None:
+    assert Amount(9_000_000, 9).read(text) == Decimal(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "fix"),
+    [
+        ("0", "raise it above 0, or unset it for no limit"),
+        ("0.0", "raise it above 0, or unset it for no limit"),
+        ("9000000.1", "lower it to 9000000 or less"),
+        ("1.0000000001", "write at most 9 decimals"),
+        ("-1", "write digits with a point"),
+        ("1e3", "write digits with a point"),
+        ("1,5", "write digits with a point"),
+        ("$2", "write digits with a point"),
+        ("1.", "write digits with a point"),
+        (".5", "write digits with a point"),
+        ("\u0663", "write digits with a point"),
+        ("NaN", "write digits with a point"),
+        ("1" * 19, "write digits with a point"),
+    ],
+)
+def test_amounts_that_are_refused(text: str, fix: str) -> None:
+    with pytest.raises(ValueError, match=fix):
+        Amount(9_000_000, 9).read(text)
+
+
+def test_an_amount_is_shown_as_it_was_written() -> None:
+    kind = Amount(9_000_000, 9)
+    assert kind.show(kind.read("2.50")) == "2.50"
+    assert kind.show(Decimal("1E-9")) == "0.000000001"
+    assert kind.expected == "a number above 0, up to 9000000, with at most 9 decimals"

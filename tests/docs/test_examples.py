@@ -65,6 +65,7 @@ from netra_trio.protocol.rooms import (
     RoomMessage,
 )
 from netra_trio.protocol.threads import ThreadChanged, ThreadList
+from netra_trio.protocol.usage import UsageWarning
 from netra_trio.rooms.event import ROOM_EVENT, RoomEvent
 from netra_trio.stores.base import Store
 from netra_trio.testing import open_network
@@ -225,6 +226,7 @@ CONTROL = {
         AuthOk,
         AuthExpiring,
         ServerDraining,
+        UsageWarning,
         ThreadHistory,
         RoomJoined,
         RoomLeft,

@@ -98,6 +98,7 @@ from netra_trio.protocol.threads import (
     ThreadChanged,
     ThreadList,
 )
+from netra_trio.protocol.usage import UsageWarning
 from netra_trio.rooms.event import ROOM_EVENT, RoomEvent
 from netra_trio.rooms.feed import FEED_BYTES as ROOM_FEED_BYTES
 from netra_trio.rooms.feed import FEED_EVENTS as ROOM_FEED_EVENTS
@@ -131,6 +132,7 @@ CONTROL_FRAMES: dict[str, type] = {
         AuthExpiring,
         AuthOk,
         ServerDraining,
+        UsageWarning,
         ThreadHistory,
         RoomJoined,
         RoomLeft,
@@ -395,6 +397,8 @@ LIMITS: Mapping[str, str] = {  # those that are no setting
 def default_of(variable: str) -> str:
     """Return the default of a setting, as the table of limits shows it."""
     row, value = SETTINGS[variable]
+    if value is None:
+        return "no limit"
     shown = row.show(value)
     if shown.endswith(" ms"):
         return seconds(value / 1000)

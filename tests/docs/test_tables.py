@@ -26,6 +26,7 @@ from netra_trio.stores.base import Store
 from netra_trio.stores.files import FileStore
 from netra_trio.stores.notifications import NotificationStore
 from netra_trio.stores.threads import ThreadStore
+from netra_trio.stores.usage import UsageStore
 from netra_trio.telemetry.events import TelemetryEvent, logged_fields
 from netra_trio.telemetry.metric_table import METRICS
 from netra_trio.telemetry.metrics import Gauges, Metrics
@@ -223,7 +224,7 @@ def test_the_methods_of_a_store() -> None:
     documented = {
         re.split(r"\W", bare(row[0]))[0] for row in table_of(DOCS / "stores.md", "Method")
     }
-    parts = (Store, ThreadStore, NotificationStore, FileStore)
+    parts = (Store, ThreadStore, NotificationStore, FileStore, UsageStore)
     assert documented == {name for part in parts for name in methods_of(part)}
 
 

@@ -171,6 +171,17 @@ def test_the_error_of_an_agent_has_its_id() -> None:
     assert event["error"]["message"].endswith(" (error_id: err_1)")
 
 
+def test_a_budget_is_a_quota() -> None:
+    body = problem(ErrorCode.BUDGET_EXCEEDED, "It is used up.", retry_after_ms=5).body(0.0)
+    frame = ended("cancelled", error=body)
+    (event,) = decoded(stream().event(frame))
+    assert event["error"]["type"] == event["error"]["code"] == "insufficient_quota"
+    whole = completion()
+    assert whole.add(frame)
+    assert whole.error is not None
+    assert (whole.error.status, whole.error.body) == (429, event)
+
+
 def test_a_question_ends_the_answer() -> None:
     translator = stream()
     (event,) = decoded(translator.event(frame("agent_asking", question_id="q", prompt="?")))

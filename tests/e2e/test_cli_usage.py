@@ -13,7 +13,7 @@ from netra_trio.cli.check_services import ANSWER_SECONDS
 from netra_trio.cli.user import open_users
 from netra_trio.config.settings import Settings
 from netra_trio.ids import RunId, UserId, new_usage_id
-from netra_trio.stores.base import Usage
+from netra_trio.stores.usage import Usage
 
 DAY = 1_798_675_200.0  # 2026-12-31 00:00 UTC
 
@@ -71,6 +71,19 @@ def test_no_usage(typed: Typed) -> None:
     typed("user", "add", "alice")
     assert typed("usage") == (0, "No agent has reported any usage.\n", "")
     assert typed("usage", "--json") == (0, "", "")
+
+
+@pytest.mark.usefixtures("reported")
+def test_the_limits_stand_below_the_table(typed: Typed) -> None:
+    _, table, _ = typed("usage")
+    text = "Limits for one user and one agent in a day of UTC:"
+    for limits, shown in (
+        ({"USAGE_LIMIT_TOKENS": "200000"}, "200,000 tokens."),
+        ({"USAGE_LIMIT_COST": "2.50"}, "a cost of 2.50."),
+        ({"USAGE_LIMIT_TOKENS": "1", "USAGE_LIMIT_COST": "3"}, "1 tokens, a cost of 3."),
+    ):
+        code, out, _ = typed("usage", **limits)
+        assert (code, out) == (0, f"{table}{text} {shown}\n")
 
 
 @pytest.mark.usefixtures("reported")

@@ -21,9 +21,9 @@ from netra_trio.files.folder import FolderStorage
 from netra_trio.ids import UserId, new_usage_id
 from netra_trio.protocol.messages import QuestionOutcome
 from netra_trio.protocol.threads import Rating
-from netra_trio.stores.base import Usage
 from netra_trio.stores.files import StoredFile
 from netra_trio.stores.sql import personal_data
+from netra_trio.stores.usage import Usage
 
 AGENTS = """
 import trio

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from netra_trio.ids import RunId
-from netra_trio.protocol import codec, messages, rooms, threads
+from netra_trio.protocol import codec, messages, rooms, threads, usage
 from netra_trio.protocol.codec import (
     NESTING_LEVELS,
     OPEN_PAYLOAD_BYTES,
@@ -36,6 +36,7 @@ from netra_trio.protocol.messages import (
     Verdict,
 )
 from netra_trio.protocol.problem import problem
+from netra_trio.protocol.usage import UsageWarning
 
 
 def refused(data: str | bytes, max_size: int | None = None) -> BadFrame:
@@ -403,6 +404,11 @@ OUTBOUND: dict[str, tuple[type[Any], dict[str, Any], dict[str, Any]]] = {
     "heartbeat": (messages.Heartbeat, {"server_time": 1.5}, {}),
     "auth_ok": (messages.AuthOk, {"expires_at": 1.5}, {}),
     "auth_expiring": (messages.AuthExpiring, {"expires_at": 1.5}, {}),
+    "usage_warning": (
+        UsageWarning,
+        {"agent_name": "chat", "unit": "tokens", "limit": 1000, "used": 800},
+        {},
+    ),
     "server_draining": (
         messages.ServerDraining,
         {"reason": "restart", "reconnect_after_ms": 1000},
@@ -499,7 +505,7 @@ OUTBOUND: dict[str, tuple[type[Any], dict[str, Any], dict[str, Any]]] = {
 def test_every_outbound_class_is_in_the_table() -> None:
     outbound = {
         value
-        for module in (messages, rooms, threads)
+        for module in (messages, rooms, threads, usage)
         for value in vars(module).values()
         if isinstance(value, type) and attrs.has(value) and "TYPE" in vars(value)
     } - (set(INBOUND.values()) - {messages.Pong})

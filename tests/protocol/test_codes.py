@@ -21,6 +21,7 @@ CODES = {  # code: (HTTP status, recoverable)
     "RATE_LIMIT_EXCEEDED": (429, True),
     "QUEUE_FULL": (429, True),
     "AGENT_BUSY": (409, True),
+    "BUDGET_EXCEEDED": (429, True),
     "SERVICE_UNAVAILABLE": (503, True),
     "AGENT_NOT_FOUND": (404, True),
     "RUN_NOT_FOUND": (404, True),

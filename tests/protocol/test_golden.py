@@ -23,7 +23,7 @@ from netra_trio.ids import (
     ToolCallId,
     UserId,
 )
-from netra_trio.protocol import messages, rooms, threads
+from netra_trio.protocol import messages, rooms, threads, usage
 from netra_trio.protocol.codec import BadFrame, decode, encode, encode_problem
 from netra_trio.protocol.codes import BAD_FRAME, ErrorCode
 from netra_trio.protocol.inbound import INBOUND
@@ -74,6 +74,7 @@ from netra_trio.protocol.rooms import (
     thread_room,
 )
 from netra_trio.protocol.threads import ListedThread, ThreadChange, ThreadChanged, ThreadList
+from netra_trio.protocol.usage import UsageWarning
 from netra_trio.rooms.event import RoomEvent
 
 Example = dict[str, Any]
@@ -364,6 +365,8 @@ WRITTEN: dict[str, bytes] = {
     "heartbeat": encode(Heartbeat(NOW), NOW),
     "auth_ok": encode(AuthOk(END), NOW, "c-2"),
     "auth_expiring": encode(AuthExpiring(END), NOW),
+    "usage_warning: tokens": encode(UsageWarning("chat", "tokens", 1000, 800), NOW),
+    "usage_warning: a cost": encode(UsageWarning("chat", "cost", 2.5, 2.125), NOW),
     "server_draining": encode(ServerDraining("restart", 1000), NOW),
     "thread_history: empty": encode(ThreadHistory(THREAD, (), has_more=False), NOW, "c-3"),
     "thread_history: a message and its answer": encode(PAGE, NOW, "c-3"),
@@ -627,7 +630,7 @@ def test_what_the_server_sends(name: str) -> None:
 
 OUTBOUND = [
     kind
-    for module in (messages, rooms, threads)
+    for module in (messages, rooms, threads, usage)
     for kind in vars(module).values()
     if attrs.has(kind) and hasattr(kind, "TYPE") and kind not in INBOUND.values()
 ]

@@ -463,7 +463,9 @@ async def test_changes_before_it_runs_are_sent_then(autojump_clock: MockClock) -
     async with trio.open_nursery() as nursery:
         nursery.start_soon(presence.run)
         await trio.sleep(1)
-        (frame,) = [orjson.loads(bytes(each)) for each in feeds[0].take(max_bytes=10_000, lags=False)]
+        (frame,) = [
+            orjson.loads(bytes(each)) for each in feeds[0].take(max_bytes=10_000, lags=False)
+        ]
         assert frame["payload"] == {"room": ROOM, "user_id": "bob", "change": "joined"}
         assert feeds[1].take(max_bytes=10_000, lags=False) == []
         nursery.cancel_scope.cancel()

@@ -9,8 +9,8 @@ from trio.testing import MockClock
 from netra_trio.agents.checks import MODEL_NAME_BYTES, TOKENS_MAX
 from netra_trio.agents.run import Agent, Run
 from netra_trio.ids import UserId
-from netra_trio.stores.base import Usage
 from netra_trio.stores.memory import MemoryStore
+from netra_trio.stores.usage import Usage
 
 NO_HEARTBEAT: dict[str, Any] = {"heartbeat_interval_ms": 3_600_000}
 

@@ -33,8 +33,10 @@ from netra_trio.ids import (
 from netra_trio.protocol.messages import (
     RunStatus,
 )
-from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, Store, Usage, User
+from netra_trio.protocol.usage import AMOUNT_MAX, NOTHING, Amounts, UsageKey, day_of
+from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, Store, User
 from netra_trio.stores.bounds import HISTORY_TEXT_BYTES
+from netra_trio.stores.usage import Usage
 
 ENDS = [status for status in RunStatus if status not in {RunStatus.QUEUED, RunStatus.RUNNING}]
 TEXTS = [
@@ -447,11 +449,26 @@ async def test_concurrent_runs_all_end(store: Store) -> None:
 # Usage
 
 
-async def test_usage_is_taken_at_any_time(store: Store) -> None:
-    """Sums are read from a database only; here no report may fail."""
-    message = new()
+async def test_the_usage_of_a_day_is_summed(store: Store) -> None:
+    message, today = new(), UsageKey(ALICE, "echo", day_of(NOW))
     await record(store, message)
-    usage = Usage(new_usage_id(), message.run_id, ALICE, "echo", "qwen3", 2**53 - 1, 0, 0.5, NOW)
-    await store.record_usage(usage)
-    await store.record_usage(usage)
-    await store.check()
+    assert await store.used_in_day(today) == NOTHING
+
+    async def use(
+        tokens: int, cost: float | None, *, user: UserId = ALICE, agent: str = "echo"
+    ) -> None:
+        usage = Usage(new_usage_id(), message.run_id, user, agent, "m", tokens, 1, cost, NOW)
+        for _ in range(2):  # a report that comes twice counts once
+            await store.record_usage(usage)
+
+    await use(10, None)
+    assert await store.used_in_day(today) == Amounts(11, 0)
+    await use(20, 0.1)
+    await use(30, 0.2)
+    await use(1000, 1.0, user=BOB)
+    await use(1000, 1.0, agent="other")
+    assert await store.used_in_day(today) == Amounts(63, 300_000_000)
+    assert await store.used_in_day(UsageKey(ALICE, "echo", day_of(NOW + 86_400))) == NOTHING
+    await use(AMOUNT_MAX, 1e300)
+    await use(AMOUNT_MAX, 1e300)
+    assert await store.used_in_day(today) == Amounts(AMOUNT_MAX, AMOUNT_MAX)

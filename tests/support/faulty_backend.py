@@ -34,6 +34,7 @@ from netra_trio.broker.base import (
 from netra_trio.broker.limits import Limits
 from netra_trio.broker.memory import MemoryBackend, MemoryDirectory
 from netra_trio.broker.threads import ThreadDirectory
+from netra_trio.broker.usage import UsageCounters
 from netra_trio.errors import BrokerUnavailable, StoreUnavailable
 from netra_trio.ids import NodeId, SessionId
 from netra_trio.stores.base import RunEnd, Store, StoredEnd
@@ -299,6 +300,7 @@ class FaultyBackend:
         self.broker: Broker = backend.broker
         self.threads = cast("ThreadDirectory", _Faulty(backend.threads, self._line))
         self.limits = cast("Limits", _Faulty(backend.limits, self._line))
+        self.usage = cast("UsageCounters", _Faulty(backend.usage, self._line))
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:

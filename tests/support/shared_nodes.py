@@ -108,6 +108,7 @@ class LinkedBackend:
     broker: Any = Factory(lambda self: _Linked(self.link, self.memory.broker), True)
     threads: Any = Factory(lambda self: _Linked(self.link, self.memory.threads), True)
     limits: Any = Factory(lambda self: _Linked(self.link, self.memory.limits), True)
+    usage: Any = Factory(lambda self: _Linked(self.link, self.memory.usage), True)
 
     def open(self) -> AbstractAsyncContextManager[None]:
         """Hold it open."""

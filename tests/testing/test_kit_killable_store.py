@@ -19,11 +19,13 @@ from netra_trio.ids import (
     UserId,
 )
 from netra_trio.protocol.messages import QuestionKind, QuestionOutcome, RunStatus
-from netra_trio.stores.base import NewMessage, RunEnd, Usage, interrupted
+from netra_trio.protocol.usage import NOTHING, UsageKey
+from netra_trio.stores.base import NewMessage, RunEnd, interrupted
 from netra_trio.stores.files import StoredFile
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.stores.notifications import Notification
 from netra_trio.stores.questions import NewQuestion, QuestionEnd
+from netra_trio.stores.usage import Usage
 from netra_trio.testing.killable_store import KillableStore
 
 ALICE, RUN = UserId("alice"), RunId("run_1")
@@ -147,6 +149,10 @@ async def test_writes_of_questions_and_usage() -> None:
         found = await alive.find_question(ALICE, QUESTION.question_id)
         assert found is not None
         assert (found.outcome, store.reports) == (outcome, reports)
+    key = UsageKey(ALICE, "chat", "2027-01-15")
+    assert await alive.used_in_day(key) == NOTHING
+    with pytest.raises(StoreUnavailable):
+        await dead.used_in_day(key)
 
 
 async def test_the_next_server_ends_the_runs_that_were_left() -> None:

@@ -8,6 +8,7 @@ import { ConnectionState } from "../shared/connection/ConnectionState.tsx";
 import { SignInNotice } from "../shared/connection/SignInNotice.tsx";
 import type { Problem } from "../shared/problem.ts";
 import { ChatBanner } from "./ChatBanner.tsx";
+import { UsageNotice } from "./UsageNotice.tsx";
 import { Composer } from "./composer/Composer.tsx";
 import { ExportMenu } from "./export/ExportMenu.tsx";
 import { conversationOf } from "./messages/conversation.ts";
@@ -114,6 +115,7 @@ export function Chat({ user, name = user, threadId, onSignOut, onSignInAgain }: 
         </header>
         <SignInNotice onSignInAgain={onSignInAgain} />
         <ChatBanner threadId={threadId} onSignInAgain={onSignInAgain} />
+        <UsageNotice />
         <div className="scroller" ref={scroller} tabIndex={-1}>
           <div className="column" ref={content}>
             <EarlierMessages threadId={threadId} hold={hold} />

@@ -17,6 +17,11 @@ const BROKEN: Words = { text: "The connection to this server does not work.", he
 const RELOAD: Words = { text: "This page and the server do not understand each other.", help: "Reload the page." };
 const REJECTED: Words = { text: "The server did not accept this message.", help: "Change it, then send it again." };
 
+const BUDGET: Words = {
+  text: "Your budget for today is used up.",
+  help: "Try again tomorrow, or ask an administrator.",
+};
+
 const WORDS: Readonly<Record<string, Words>> = {
   // Of a message.
   VALIDATION_ERROR: REJECTED,
@@ -35,7 +40,7 @@ const WORDS: Readonly<Record<string, Words>> = {
   RUN_NOT_FOUND: { text: "This answer has already ended.", help: "" },
   FILE_NOT_FOUND: { text: "This file is not available any more.", help: "" },
   FORBIDDEN: { text: "You may not do this.", help: "Ask an administrator for the permission." },
-  BUDGET_EXCEEDED: { text: "Your budget for today is used up.", help: "Try again tomorrow, or ask an administrator." },
+  BUDGET_EXCEEDED: BUDGET,
   SERVICE_UNAVAILABLE: { text: "The server cannot do this now.", help: "Try again in a moment." },
   SERVER_DRAINING: { text: "The server restarts.", help: "Try again in a moment." },
   SERVER_FULL: { text: "The server has no free place now.", help: "Try again in a moment." },
@@ -62,11 +67,16 @@ const WORDS: Readonly<Record<string, Words>> = {
 };
 
 /** An error in the words of a reader; the server's own words, if they are for a reader. */
-export function explain({ code, error, help, error_id }: ErrorBody): Explanation {
+export function explain({ code, error, help, error_id, timestamp, retry_after_ms }: ErrorBody): Explanation {
   const id = error_id === undefined ? "" : ` Error id: ${error_id}`;
   // An agent chooses the text of its error, but not the help.
   if (code === "AGENT_ERROR") return { text: error, help: PERSISTS, details: `${code}.${id}` };
   const words = WORDS[code] ?? (code.startsWith("HTTP_") ? BROKEN : null);
+  if (code === "BUDGET_EXCEEDED" && retry_after_ms !== undefined) {
+    const at = new Date(timestamp * 1000 + retry_after_ms).toLocaleTimeString([], { timeStyle: "short" });
+    const again = `Try again after ${at}, or ask an administrator.`;
+    return { text: BUDGET.text, help: again, details: `${code}: ${error} ${help}${id}` };
+  }
   if (words === null) return { text: error, help, details: id === "" ? null : id.trim() };
   return { ...words, details: `${code}: ${error} ${help}${id}` };
 }

@@ -34,6 +34,7 @@ import {
   ROOM_VERDICTS,
   RUN_STATUSES,
   THREAD_CHANGES,
+  USAGE_UNITS,
   type ControlPayloads,
   type ControlType,
   type EventPayloads,
@@ -89,6 +90,7 @@ const CONTROL: Shapes<Omit<ControlPayloads, "pong">> = {
   heartbeat: { server_time: must(number) },
   auth_ok: { expires_at: must(number) },
   auth_expiring: { expires_at: must(number) },
+  usage_warning: { agent_name: must(text), unit: must(oneOf(USAGE_UNITS)), limit: must(number), used: must(number) },
   server_draining: { reason: must(text), reconnect_after_ms: must(integer(0)) },
   thread_history: {
     thread_id: must(name),

@@ -20,6 +20,7 @@ import type {
   RoomVerdict,
   RunStatus,
   ThreadChange,
+  UsageUnit,
   Verdict,
 } from "./values.js";
 
@@ -204,6 +205,13 @@ export interface ControlPayloads {
   heartbeat: { readonly server_time: number };
   auth_ok: { readonly expires_at: number };
   auth_expiring: { readonly expires_at: number };
+  /** An agent has used 80 % or more of what it may use for the user today (UTC). */
+  usage_warning: {
+    readonly agent_name: string;
+    readonly unit: UsageUnit;
+    readonly limit: number;
+    readonly used: number;
+  };
   server_draining: { readonly reason: string; readonly reconnect_after_ms: number };
   thread_history: {
     readonly thread_id: string;

@@ -49,6 +49,9 @@ export type PresenceChange = (typeof PRESENCE_CHANGES)[number];
 export const THREAD_CHANGES = ["renamed", "updated", "deleted"] as const;
 export type ThreadChange = (typeof THREAD_CHANGES)[number];
 
+export const USAGE_UNITS = ["tokens", "cost"] as const;
+export type UsageUnit = (typeof USAGE_UNITS)[number];
+
 export const RATINGS = ["up", "down"] as const;
 export type Rating = (typeof RATINGS)[number];
 

@@ -42,7 +42,7 @@ describe("a frame of the server", () => {
 
   it("has an example of every type", () => {
     const types = new Set(fromServer.map(({ frame }) => (frame as { type: string }).type));
-    expect(types.size).toBe(28);
+    expect(types.size).toBe(29);
   });
 });
 

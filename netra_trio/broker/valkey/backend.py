@@ -26,6 +26,7 @@ from netra_trio.broker.valkey.limits import ValkeyLimits
 from netra_trio.broker.valkey.listening import PROBE_SECONDS
 from netra_trio.broker.valkey.rooms import ValkeyBroker
 from netra_trio.broker.valkey.threads import ValkeyThreads
+from netra_trio.broker.valkey.usage import ValkeyUsage
 from netra_trio.config.redis_url import parse
 from netra_trio.errors import BrokerUnavailable
 from netra_trio.ids import NodeId
@@ -52,6 +53,7 @@ class ValkeyBackend:
     broker: ValkeyBroker = field(init=False)
     limits: ValkeyLimits = field(init=False)
     threads: ValkeyThreads = field(init=False)
+    usage: ValkeyUsage = field(init=False)
     _lasting: tuple[LastingConnection, LastingConnection, LastingConnection] = field(init=False)
     _inbox: Inbox = field(init=False)
     _calls: Calls = field(init=False)
@@ -73,6 +75,7 @@ class ValkeyBackend:
         self.broker = ValkeyBroker(self.node, self._calls, address.database, dialer)
         self.limits = ValkeyLimits(self.node, self._calls)
         self.threads = ValkeyThreads(self.node, self._calls)
+        self.usage = ValkeyUsage(self.node, self._calls)
         inbox = LastingConnection("inbox", dialer, use=self._inbox.listen)
         self._lasting = (commands, inbox, self.broker.lasting)
 

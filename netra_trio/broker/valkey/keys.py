@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 
 from netra_trio.ids import NodeId, SessionId, ThreadId, UserId
+from netra_trio.protocol.usage import UsageKey
 
 NODES = "nt:nodes"
 EPOCH = "nt:epoch"  # of the lines of threads: another one after everything was lost
@@ -70,6 +71,7 @@ _OF_USER = {
     "file_tickets": "ft",
     "uploads": "u",
     "rate": "r",
+    "usage": "u",
 }
 
 
@@ -83,6 +85,11 @@ def of_user(user_id: UserId) -> Mapping[str, str]:
 def line(user_id: UserId, thread_id: ThreadId) -> str:
     """Return the key of the line of a thread of a user."""
     return f"{of_user(user_id)['rate']}:{thread_id}"
+
+
+def usage(key: UsageKey) -> str:
+    """Return the key of the counter of what an agent has used for a user in a day."""
+    return f"{of_user(key.user_id)['usage']}:{key.day}:{key.agent_name}"
 
 
 # Channels are common to all databases of a server, so their names have its number.

@@ -11,7 +11,7 @@ import hashlib
 
 from attrs import field, frozen
 
-from netra_trio.broker.valkey import thread_lua
+from netra_trio.broker.valkey import thread_lua, usage_lua
 
 
 @frozen
@@ -478,6 +478,9 @@ TAKE_SLOT = Script(thread_lua.TAKE_SLOT)
 LEAVE = Script(thread_lua.LEAVE)
 HOLD = Script(thread_lua.HOLD)
 THREADS_EPOCH = Script(thread_lua.EPOCH)
+READ_USAGE = Script(usage_lua.READ)
+SEED_USAGE = Script(usage_lua.SEED)
+COUNT_USAGE = Script(usage_lua.COUNT)
 
 SCRIPTS = (
     RENEW,
@@ -505,4 +508,7 @@ SCRIPTS = (
     LEAVE,
     HOLD,
     THREADS_EPOCH,
+    READ_USAGE,
+    SEED_USAGE,
+    COUNT_USAGE,
 )

@@ -24,6 +24,7 @@ from netra_trio.endpoints.doors.answering import (
 )
 from netra_trio.endpoints.doors.connection import DoorConnection, open_connection
 from netra_trio.endpoints.doors.openai_answer import (
+    QUOTA,
     ChatCompletion,
     ChatError,
     ChatStream,
@@ -150,7 +151,9 @@ def _refusal(call: Call, fault: Problem) -> Answer:
 
 
 def _error_answer(error: ChatError, headers: dict[str, str]) -> Answer:
-    if error.status in _RETRIED:
+    if error.body["error"]["code"] == QUOTA:
+        headers["x-should-retry"] = "false"  # clients would ask twice more within seconds
+    elif error.status in _RETRIED:
         headers.setdefault("retry-after", RETRY_SECONDS)
     return Answer(error.status, error.body, headers)
 

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from netra_trio.endpoints.doors.sse import KEEP_ALIVE, SSE_HEADERS, sse
-from netra_trio.protocol.codes import ErrorCode
+from netra_trio.protocol.codes import ERRORS, ErrorCode
 from netra_trio.protocol.messages import (
     AgentAsking,
     AgentCompleted,
@@ -34,6 +34,7 @@ DONE = sse("[DONE]")
 
 _CONTENT, _REASONING = "content", "reasoning_content"
 _INVALID, _LIMITED, _SERVER = "invalid_request_error", "rate_limit_error", "server_error"
+QUOTA = "insufficient_quota"  # as code and as type; clients need not try again today
 _CODES = {
     ErrorCode.AUTH_REQUIRED: "invalid_api_key",
     ErrorCode.INVALID_TOKEN: "invalid_api_key",
@@ -43,6 +44,7 @@ _CODES = {
     ErrorCode.QUEUE_FULL: "rate_limit_exceeded",
     ErrorCode.AGENT_BUSY: "rate_limit_exceeded",
     ErrorCode.CONNECTION_LIMIT_EXCEEDED: "rate_limit_exceeded",
+    ErrorCode.BUDGET_EXCEEDED: QUOTA,
 }
 _ENDS = {
     RunStatus.FAILED: (500, "The agent failed."),
@@ -77,7 +79,7 @@ def _error(
     status: int, code: str, message: str, *, param: str | None = None, error_id: str | None = None
 ) -> ChatError:
     kind = _INVALID if status < 500 else _SERVER  # noqa: PLR2004 - HTTP's own number
-    kind = _LIMITED if code == "rate_limit_exceeded" else kind
+    kind = {"rate_limit_exceeded": _LIMITED, QUOTA: QUOTA}.get(code, kind)
     body = {"message": message, "type": kind, "param": param, "code": code}
     if error_id is not None:
         # In the text too, because clients show nothing else.
@@ -155,7 +157,8 @@ def _error_of_end(payload: Mapping[str, Any]) -> ChatError:
         return _error(http_status, f"run_{status}", text)
     code = ErrorCode(body["code"])
     message = _sentences(body["error"], body["help"])
-    return _error(http_status, str(code).lower(), message, error_id=body.get("error_id"))
+    shown = _CODES.get(code, str(code).lower())
+    return _error(ERRORS[code].status, shown, message, error_id=body.get("error_id"))
 
 
 class ChatStream(ChatReply):

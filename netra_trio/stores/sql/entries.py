@@ -7,9 +7,10 @@ from attrs import define, frozen
 
 from netra_trio.errors import KeyConflict, ThreadDeleted
 from netra_trio.ids import CorrelationId, FileId, RunId, UserId
-from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, StoredEnd, Usage, User
+from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, StoredEnd, User
 from netra_trio.stores.questions import NewQuestion, QuestionEnd
 from netra_trio.stores.sql.write_behind import Entry
+from netra_trio.stores.usage import Usage
 
 Key = tuple[UserId, CorrelationId]
 """An idempotency key with the user that it belongs to."""

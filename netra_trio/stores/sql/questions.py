@@ -6,15 +6,24 @@ found = read_questions(connection, run_ids)
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from attrs import frozen
-from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Double,
+    Row,
+    bindparam,
+    cast,
+    func,
+    select,
+    update,
+)
 
 from netra_trio.ids import QuestionId, RunId, ThreadId, UserId
 from netra_trio.protocol.messages import HistoryQuestion, QuestionKind, QuestionOutcome, RunStatus
-from netra_trio.stores.base import Usage
+from netra_trio.protocol.usage import Amounts, UsageKey, amounts, day_of
 from netra_trio.stores.questions import (
     NewQuestion,
     QuestionEnd,
@@ -27,6 +36,7 @@ from netra_trio.stores.questions import (
 from netra_trio.stores.sql.rows import insert_missing
 from netra_trio.stores.sql.schema import messages, questions, runs, threads, usage
 from netra_trio.stores.threads import UNFINISHED
+from netra_trio.stores.usage import Usage
 
 _END = (
     update(questions)
@@ -74,11 +84,6 @@ def write_usage(connection: Connection, reports: Sequence[Usage]) -> None:
         for each in reports
     ]
     connection.execute(insert_missing(connection, usage), rows)
-
-
-def day_of(seconds: float) -> str:
-    """Return the day of Unix seconds, in UTC: `2026-11-30`."""
-    return datetime.fromtimestamp(seconds, UTC).date().isoformat()
 
 
 def find_question(
@@ -166,6 +171,20 @@ class UsageSum:
     input_tokens: int
     output_tokens: int
     cost: float | None
+
+
+def used_in_day(connection: Connection, key: UsageKey) -> Amounts:
+    """Return the usage of a user and an agent in a day."""
+    # As doubles: a sum of many huge reports would not fit into an integer of the database.
+    tokens = cast(usage.c.input_tokens, Double) + cast(usage.c.output_tokens, Double)
+    row = connection.execute(
+        select(func.sum(tokens).label("tokens"), func.sum(usage.c.cost).label("cost")).where(
+            usage.c.day == key.day,
+            usage.c.user_id == key.user_id,
+            usage.c.agent_name == key.agent_name,
+        )
+    ).one()
+    return amounts(row.tokens or 0, row.cost)
 
 
 USAGE_COLUMNS: Mapping[str, ColumnElement[str]] = {

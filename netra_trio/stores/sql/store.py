@@ -30,6 +30,7 @@ from netra_trio.ids import (
     new_node_id,
 )
 from netra_trio.protocol.messages import HistoryMessage, RunStatus
+from netra_trio.protocol.usage import Amounts, UsageKey
 from netra_trio.stores.base import (
     HAND_OVER_SECONDS,
     STORED,
@@ -38,7 +39,6 @@ from netra_trio.stores.base import (
     RunEnd,
     RunOwner,
     StoredEnd,
-    Usage,
     User,
 )
 from netra_trio.stores.questions import NewQuestion, QuestionEnd, StoredQuestion
@@ -65,12 +65,13 @@ from netra_trio.stores.sql.ownership import (
     run_status,
     take_over,
 )
-from netra_trio.stores.sql.questions import UsageSum, find_question, sum_usage
+from netra_trio.stores.sql.questions import UsageSum, find_question, sum_usage, used_in_day
 from netra_trio.stores.sql.schema import users
 from netra_trio.stores.sql.uncopied import find_uncopied, note_uncopied
 from netra_trio.stores.sql.upkeep import Upkeep
 from netra_trio.stores.sql.user_changes import find_changes, set_enabled
 from netra_trio.stores.sql.write_behind import Entry, WriteBehind
+from netra_trio.stores.usage import Usage
 
 FLUSH_SECONDS = 1.0  # on closing, for what is not written yet: the whole drain has 10 s
 ROW_BYTES = 200  # of a row without its text
@@ -386,6 +387,11 @@ class SqlStore(FileCalls):
             with trio.move_on_after(ROOM_SECONDS):
                 await self._writes.admit()
         self._writes.put(RecordUsage(usage, size=ROW_BYTES))
+
+    async def used_in_day(self, key: UsageKey) -> Amounts:
+        """Return what an agent has used for a user in a day, after all that is queued."""
+        await self._writes.flush()
+        return await self.database.read(partial(used_in_day, key=key))
 
     async def sum_usage(self, by: Sequence[str], since: str | None = None) -> list[UsageSum]:
         """Return the usage that is written, summed by `day`, `user`, `agent` or `model`.

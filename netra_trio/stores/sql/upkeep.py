@@ -15,12 +15,12 @@ from sqlalchemy import Connection
 
 from netra_trio.errors import DatabaseUnusable, StoreUnavailable, place_of
 from netra_trio.ids import NodeId
+from netra_trio.protocol.usage import day_of
 from netra_trio.stores.sql.database import Database
 from netra_trio.stores.sql.errors import reason
 from netra_trio.stores.sql.known_keys import forget_deleted
 from netra_trio.stores.sql.leases import RENEW_SECONDS, Lease, now
 from netra_trio.stores.sql.migrate import migrate
-from netra_trio.stores.sql.questions import day_of
 from netra_trio.stores.sql.retention import CHUNK, DAY, USAGE_DAYS, delete_old, delete_old_usage
 
 RETENTION_SECONDS = 3600.0  # between two deletions of what is too old

@@ -7,12 +7,12 @@ import trio
 from stores.samples import ALICE, BOB
 
 from netra_trio.ids import RunId, UserId, new_usage_id
-from netra_trio.stores.base import Usage
 from netra_trio.stores.sql import retention, upkeep
 from netra_trio.stores.sql.database import Database
 from netra_trio.stores.sql.questions import UsageSum
 from netra_trio.stores.sql.retention import DAY, USAGE_DAYS
 from netra_trio.stores.sql.store import SqlStore
+from netra_trio.stores.usage import Usage
 
 MIDNIGHT = 1_798_675_200.0  # 2026-12-31 00:00 UTC
 PAST = 19_675 * 86_400.0  # another midnight, before now on the clock of the database
