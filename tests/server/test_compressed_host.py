@@ -99,6 +99,11 @@ class Line:
         await self.send(BYE)
         assert await self.next() == (CLOSE, (1000).to_bytes(2, "big"), False)
 
+    async def rest(self) -> bytes:
+        """Return what follows, up to the end of the connection."""
+        assert isinstance(self._source, Peer)
+        return await self._source.to_the_end()
+
     async def _take(self, size: int) -> bytes:
         source = self._source
         if isinstance(source, Peer):
@@ -243,4 +248,5 @@ async def test_nothing_is_sent_to_a_peer_that_closes_while_it_is_compressed(
         await line.send(compressed_frame(b"begin"))
         await line.leave()
         await ended.wait()
+        assert await line.rest() == b""
     assert [error.code for error in errors] == [1000]
