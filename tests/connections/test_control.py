@@ -101,6 +101,7 @@ async def test_connection_established_is_first_and_complete(autojump_clock: Mock
             "max_message_rate": 7,
             "heartbeat_interval": 9000,
             "max_message_size": SIZE,
+            "max_file_size": 25 * 1024 * 1024,
             "resume_window": payload["limits"]["resume_window"],
         },
         "resume": {"verdict": "new", "replayed": 0, "last_seq": 0, "runs": []},

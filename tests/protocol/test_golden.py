@@ -623,7 +623,7 @@ def test_every_server_example_is_written_here() -> None:
 @pytest.mark.parametrize("name", WRITTEN)
 def test_what_the_server_sends(name: str) -> None:
     example = OUTBOUND_EXAMPLES[name]
-    assert orjson.loads(WRITTEN[name]) == example["frame"]
+    assert orjson.loads(bytes(WRITTEN[name])) == example["frame"]
     assert example["valid"] is True
     assert example.get("code") == example["frame"]["payload"].get("code")
 
