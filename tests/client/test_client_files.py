@@ -11,8 +11,18 @@ import pytest
 import trio
 from attrs import define, field
 
-from netra_trio.client import ClientError, File, MessageRefused, Network, TransferFailed
+from netra_trio.client import (
+    ClientError,
+    Event,
+    File,
+    MessageRefused,
+    Network,
+    TransferFailed,
+)
 from netra_trio.client.files import ATTEMPTS, CHUNK_BYTES, FileTransfers
+from netra_trio.client.frames import frame_of, message_of
+from netra_trio.client.outbox import OutboxMessage
+from netra_trio.client.outbox_file import OutboxFile
 from netra_trio.client.tokens import GetToken, Tokens
 
 PATIENCE = 60.0
@@ -450,3 +460,22 @@ async def test_a_download_that_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
     async with transfers(stalls) as files:
         with pytest.raises(TransferFailed, match=r"nothing was received for 0\.05 s"):
             await whole(files)
+
+
+# Messages.
+
+
+def test_an_outbox_keeps_the_files_of_a_message(tmp_path: Path) -> None:
+    path, payload = tmp_path / "outbox.jsonl", {"content": "look", "attachments": ["file_1"]}
+    with OutboxFile.open(path) as file:
+        file.add(OutboxMessage("c-1", frame_of("user_message", payload, "c-1")))
+    with OutboxFile.open(path) as file:
+        [kept] = file.messages
+    assert orjson.loads(kept.text)["payload"] == payload
+
+
+def test_a_watched_thread_has_the_files_of_own_messages() -> None:
+    confirmed = Event("message_confirmed", {"message_id": "m", "run_id": "r"})
+    for files in (["file_1"], None):
+        text = frame_of("user_message", {"content": "look", "attachments": files})
+        assert message_of(confirmed, text, "alice").payload.get("attachments") == files
