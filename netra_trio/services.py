@@ -17,6 +17,7 @@ from netra_trio.broker.memory import MemoryBackend
 from netra_trio.broker.threads import SharedAdmission
 from netra_trio.config.settings import Settings
 from netra_trio.files.base import FileStorage
+from netra_trio.files.choice import storage_of
 from netra_trio.files.files import Files
 from netra_trio.files.rate import LocalUploadRate, UploadRate
 from netra_trio.ids import CorrelationId, NodeId, QuestionId, RunId, SessionId, ThreadId, UserId
@@ -271,7 +272,9 @@ class Services:
     verifier: TokenVerifier
     instruments: Instruments
     threads: UserThreads
-    storage: FileStorage
+    storage: FileStorage = field(
+        default=Factory(lambda self: storage_of(self.settings.files_url), takes_self=True)
+    )
     tickets: Tickets = field(factory=LocalTickets)
     upload_rate: UploadRate = field(factory=LocalUploadRate)
     other_nodes: OtherNodes | None = None

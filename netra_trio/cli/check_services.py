@@ -1,4 +1,4 @@
-"""Whether the services that the settings name answer: database, login, broker, webhook.
+"""Whether the services that the settings name answer: database, files, login, broker, webhook.
 
 ok, text = (await check_services(settings))["database"]
 """
@@ -15,13 +15,20 @@ from netra_trio.auth.key_server import KeyServer
 from netra_trio.auth.provider import IdentityProvider
 from netra_trio.broker.valkey.choice import backend_of
 from netra_trio.config.settings import KEY_SERVER_ALGORITHMS, Settings
+from netra_trio.config.value_kinds import S3_SCHEME
 from netra_trio.errors import (
     BrokerUnavailable,
     BrokerUnusable,
+    ContentMissing,
     DatabaseUnusable,
+    SettingsError,
+    StorageUnavailable,
     StoreUnavailable,
 )
-from netra_trio.ids import new_node_id
+from netra_trio.files.base import FileStorage
+from netra_trio.files.choice import storage_of
+from netra_trio.files.spool import Spool
+from netra_trio.ids import new_file_id, new_node_id
 from netra_trio.stores.sql.database import Database, database_file, is_in_memory
 from netra_trio.stores.sql.errors import advice, is_answer
 from netra_trio.stores.sql.rehearsal import rehearse
@@ -37,6 +44,7 @@ async def check_services(settings: Settings) -> dict[str, Answer]:
     """Return for each service whether it answers, and a text about it."""
     answers = {
         "database": await check_database(settings),
+        "files": await check_files(settings),
         "key server": await check_key_server(settings),
         "identity provider": await check_provider(settings),
         "broker": await check_broker(settings),
@@ -144,6 +152,45 @@ async def check_broker(settings: Settings) -> Answer | None:
         return False, f"does not answer as needed: {error}"
     doubt = "" if server.policy else "; its maxmemory-policy is unknown, and must be noeviction"
     return True, f"answers, {server.name}, takes writes, running servers: {nodes}{doubt}"
+
+
+async def check_files(settings: Settings) -> Answer:
+    """Return whether files can be stored, and a text about it.
+
+    What is written is deleted again. A folder that does not exist is not created.
+    """
+    url = settings.files_url
+    try:
+        storage = storage_of(url)
+        with trio.fail_after(ANSWER_SECONDS):
+            async with storage.open():
+                await storage.check()
+                if url is not None and not url.startswith(S3_SCHEME) and not Path(url).exists():
+                    return True, f"{url} does not exist yet; the first upload creates it"
+                await _try_out(storage)
+    except SettingsError as error:
+        return False, str(error)
+    except (StorageUnavailable, ContentMissing, trio.TooSlowError) as error:
+        return False, f"{url} cannot be used: {reason_of(error)}; set FILES_URL to another place"
+    return True, f"{url} takes writes"
+
+
+async def _try_out(storage: FileStorage) -> None:
+    """Store a file, read it and delete it.
+
+    Raises:
+        StorageUnavailable: That is not possible.
+        ContentMissing: What was stored cannot be read.
+    """
+    file_id = new_file_id()
+    async with Spool(storage.spool_folder, limit=1, threads=storage.threads) as spool:
+        await spool.write(b"x")
+        await spool.finish()
+        await storage.put(file_id, spool.path)
+    async with storage.read(file_id) as chunks:
+        async for _ in chunks:
+            pass
+    await storage.delete(file_id)
 
 
 async def check_webhook(settings: Settings) -> Answer | None:

@@ -9,15 +9,29 @@
 An implementation needs no base class; `tests/files/test_storage_contract.py` checks each one.
 """
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
+from netra_trio.errors import ContentMissing
 from netra_trio.files.threads import StorageThreads
 from netra_trio.ids import FileId
 
 CHUNK_BYTES = 64 * 1024  # of content in memory at once, for each transfer
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def check_id(file_id: FileId) -> None:
+    """Check that an id is one of ours: no other text becomes a path or a key.
+
+    Raises:
+        ContentMissing: It is not.
+    """
+    if not _ID.fullmatch(file_id):
+        raise ContentMissing(f"{file_id!a} is no id of a file")
 
 
 class FileStorage(Protocol):
@@ -66,8 +80,8 @@ class FileStorage(Protocol):
 
         Args:
             file_id: The file.
-            start: The first byte.
-            size: How many bytes, at most; None for all that follow.
+            start: The first byte, before the end of the content; 0 if it is empty.
+            size: How many bytes, which the content has; None for all that follow.
 
         Raises:
             ContentMissing: On entering, if there is no such content.

@@ -114,8 +114,8 @@ class Files:
 
         Args:
             file_id: The file.
-            start: The first byte.
-            size: How many bytes, at most; None for all that follow.
+            start: The first byte, before the end of the content; 0 if it is empty.
+            size: How many bytes, which the content has; None for all that follow.
 
         Raises:
             ContentMissing: On entering, if there is no such content.
@@ -131,8 +131,13 @@ class Files:
             ContentMissing: There is no such content.
             StorageUnavailable: The storage cannot be read now.
         """
-        async with self.read(file_id, size=max_bytes) as chunks:
-            return b"".join([chunk async for chunk in chunks])
+        found = bytearray()
+        async with self.read(file_id) as chunks:
+            async for chunk in chunks:
+                found += chunk
+                if len(found) >= max_bytes:
+                    break
+        return bytes(found[:max_bytes])
 
     def collect_soon(self) -> None:
         """Have the content of deleted files deleted now, and not only at the next look."""

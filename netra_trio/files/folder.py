@@ -9,7 +9,6 @@ system run in threads: a folder in the network may take long to answer.
 import errno
 import hashlib
 import os
-import re
 import secrets
 import shutil
 from collections.abc import AsyncIterator
@@ -19,13 +18,13 @@ from pathlib import Path
 import trio
 
 from netra_trio.errors import ContentMissing, StorageUnavailable
+from netra_trio.files.base import check_id
 from netra_trio.files.chunks import Chunks
 from netra_trio.files.folders import make_private, sweep_folder
 from netra_trio.files.threads import OpenFile, StorageThreads
 from netra_trio.ids import FileId
 
 FOLDER_DIGITS = 3  # hexadecimal: 4096 folders
-_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class FolderStorage:
@@ -39,12 +38,13 @@ class FolderStorage:
             closed.
 
     Attributes:
+        is_temporary: As above.
         threads: Call the file system.
     """
 
     def __init__(self, folder: Path, *, is_temporary: bool = False) -> None:
         self._folder = folder
-        self._is_temporary = is_temporary
+        self.is_temporary = is_temporary
         self.threads = StorageThreads(is_inline=is_temporary)
 
     @asynccontextmanager
@@ -53,7 +53,7 @@ class FolderStorage:
         try:
             yield
         finally:
-            if self._is_temporary:
+            if self.is_temporary:
                 shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
@@ -98,14 +98,13 @@ class FolderStorage:
 
     async def sweep(self, older_than: float) -> int:
         """Delete temporary files that killed processes have left; return how many."""
-        if self._is_temporary:
+        if self.is_temporary:
             await trio.lowlevel.checkpoint()
             return 0
         return await self.threads.run(sweep_folder, self.spool_folder, older_than)
 
     def _path(self, file_id: FileId) -> Path:
-        if not _ID.fullmatch(file_id):  # no id of ours: it must not become a path
-            raise ContentMissing(f"{file_id!a} is no id of a file")
+        check_id(file_id)
         digest = hashlib.blake2b(file_id.encode(), digest_size=8).hexdigest()
         return self._folder / digest[:FOLDER_DIGITS] / file_id
 

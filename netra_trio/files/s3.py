@@ -17,6 +17,7 @@ from typing import Any, TypeVar, TypeVarTuple
 import trio
 
 from netra_trio.errors import ContentMissing, SettingsError, StorageUnavailable
+from netra_trio.files.base import check_id
 from netra_trio.files.chunks import Chunks
 from netra_trio.files.folders import make_private, sweep_folder
 from netra_trio.files.threads import THREADS, Guarded, StorageThreads
@@ -37,7 +38,6 @@ READ_SECONDS = 30.0  # without a byte
 ATTEMPTS = 3  # of one request, with a growing pause between them
 
 _MISSING = frozenset({"NoSuchKey", "404"})
-_BEHIND_END = frozenset({"InvalidRange", "416"})
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
@@ -91,14 +91,14 @@ class S3Storage:
 
     async def put(self, file_id: FileId, path: Path) -> None:
         """Store the content of a temporary file, in one request."""
-        await self._run(self._put, self._prefix + file_id, path)
+        await self._run(self._put, self._key(file_id), path)
 
     @asynccontextmanager
     async def read(
         self, file_id: FileId, *, start: int = 0, size: int | None = None
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Read content in chunks; leaving the block ends the transfer."""
-        wanted: dict[str, Any] = {"Bucket": self._bucket, "Key": self._prefix + file_id}
+        wanted: dict[str, Any] = {"Bucket": self._bucket, "Key": self._key(file_id)}
         if size is not None and size > 0:
             wanted["Range"] = f"bytes={start}-{start + size - 1}"
         elif start > 0:
@@ -113,11 +113,15 @@ class S3Storage:
 
     async def delete(self, file_id: FileId) -> None:
         """Delete content; no effect if there is none."""
-        await self._run(self._delete, self._prefix + file_id)
+        await self._run(self._delete, self._key(file_id))
 
     async def sweep(self, older_than: float) -> int:
         """Delete temporary files that killed processes have left; return how many."""
         return await self.threads.run(sweep_folder, self.spool_folder, older_than)
+
+    def _key(self, file_id: FileId) -> str:
+        check_id(file_id)
+        return self._prefix + file_id
 
     async def _run(self, function: Callable[[*_Ts], _T], *args: *_Ts) -> _T:
         """Call a function in a thread.
@@ -161,11 +165,7 @@ class _Object(Guarded):
     def open(self, get: Callable[..., Any], wanted: dict[str, Any]) -> None:
         """Request the object, or the part of it that a range names."""
         with self.in_use():
-            try:
-                self._body = get(**wanted)["Body"]
-            except ClientError as error:
-                if _code_of(error) not in _BEHIND_END:  # a range behind the end has no bytes
-                    raise
+            self._body = get(**wanted)["Body"]
 
     def read(self, most: int) -> bytes:
         """Return the next bytes; none at the end, or if it is closed."""
