@@ -165,7 +165,7 @@ async def check_files(settings: Settings) -> Answer:
         with trio.fail_after(ANSWER_SECONDS):
             async with storage.open():
                 await storage.check()
-                if url is not None and not url.startswith(S3_SCHEME) and not Path(url).exists():
+                if url is not None and not url.startswith(S3_SCHEME) and not _exists(url):
                     return True, f"{url} does not exist yet; the first upload creates it"
                 await _try_out(storage)
     except SettingsError as error:
@@ -173,6 +173,10 @@ async def check_files(settings: Settings) -> Answer:
     except (StorageUnavailable, ContentMissing, trio.TooSlowError) as error:
         return False, f"{url} cannot be used: {reason_of(error)}; set FILES_URL to another place"
     return True, f"{url} takes writes"
+
+
+def _exists(folder: str) -> bool:
+    return Path(folder).exists()
 
 
 async def _try_out(storage: FileStorage) -> None:

@@ -112,7 +112,7 @@ class FolderStorage:
         if not self._folder.exists():
             parents = (parent for parent in self._folder.absolute().parents if parent.exists())
             parent = next(parents)
-            if not os.access(parent, os.W_OK | os.X_OK):
+            if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             return
         make_private(self.spool_folder)

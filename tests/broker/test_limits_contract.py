@@ -381,6 +381,85 @@ async def test_the_oldest_ticket_of_a_user_is_dropped(limits: Two) -> None:
     assert None not in [*left, await limits.two.take_ticket("bobs")]
 
 
+# Tickets for files.
+
+
+async def add_for_file(
+    limits: Limits, digest: str, *, user: UserId = ALICE, seconds: float = 30, per_user: int = 20
+) -> None:
+    await trio.sleep(0.01)
+    data = digest.encode() + b"\x00\xff"
+    await limits.add_file_ticket(user, digest, data, seconds=seconds, per_user=per_user)
+
+
+async def test_a_ticket_for_a_file_is_found_again_by_any_node(limits: Two) -> None:
+    await add_for_file(limits.one, "first")
+    for each in (limits.one, limits.two, limits.one):
+        assert await each.find_file_ticket("first") == b"first\x00\xff"
+    assert await limits.two.find_file_ticket("unknown") is None
+
+
+async def test_the_kinds_of_tickets_are_apart(limits: Two) -> None:
+    await add(limits.one, "ordinary", per_user=1)
+    await add_for_file(limits.one, "for a file", per_user=1)
+    assert await limits.one.find_file_ticket("ordinary") is None
+    assert await limits.one.take_ticket("for a file") is None
+    assert await limits.one.find_file_ticket("for a file") is not None
+    assert await limits.one.take_ticket("ordinary") is not None
+
+
+async def test_a_ticket_for_a_file_expires(limits: Two) -> None:
+    await add_for_file(limits.one, "short", seconds=0.1)
+    await add_for_file(limits.one, "long")
+    await trio.sleep(0.2)
+    assert await limits.two.find_file_ticket("short") is None
+    assert await limits.two.find_file_ticket("long") is not None
+
+
+async def test_the_oldest_ticket_for_a_file_is_dropped(limits: Two) -> None:
+    for number in range(4):
+        await add_for_file(limits.one, f"t{number}", per_user=3)
+    await add_for_file(limits.two, "bobs", user=BOB, per_user=3)
+    found = [await limits.two.find_file_ticket(f"t{number}") for number in range(4)]
+    assert [data is None for data in found] == [True, False, False, False]
+    assert await limits.one.find_file_ticket("bobs") is not None
+
+
+# Uploads.
+
+
+async def test_uploads_of_all_nodes_count(limits: Two) -> None:
+    for each in (limits.one, limits.two, limits.one):
+        assert await each.take_upload(ALICE, limit=3, seconds=60) == 0
+    for each in (limits.one, limits.two):
+        wait = await each.take_upload(ALICE, limit=3, seconds=60)
+        assert 0 < wait <= 60
+    assert await limits.two.take_upload(BOB, limit=3, seconds=60) == 0
+
+
+async def test_an_upload_counts_for_the_period(limits: Two) -> None:
+    assert await limits.one.take_upload(ALICE, limit=2, seconds=0.5) == 0
+    await trio.sleep(0.3)
+    assert await limits.one.take_upload(ALICE, limit=2, seconds=0.5) == 0
+    wait = await limits.one.take_upload(ALICE, limit=2, seconds=0.5)
+    assert 0 < wait <= 0.2
+    await trio.sleep(wait + 0.01)
+    assert await limits.two.take_upload(ALICE, limit=2, seconds=0.5) == 0
+    assert await limits.two.take_upload(ALICE, limit=2, seconds=0.5) > 0
+
+
+async def test_of_many_uploads_at_once_the_limit_is_counted(limits: Two) -> None:
+    waits: list[float] = []
+
+    async def take(limits: Limits) -> None:
+        waits.append(await limits.take_upload(ALICE, limit=5, seconds=60))
+
+    async with trio.open_nursery() as nursery:
+        for each in (limits.one, limits.two) * 10:
+            nursery.start_soon(take, each)
+    assert waits.count(0) == 5
+
+
 # On a real server.
 
 
@@ -395,8 +474,10 @@ async def test_everything_of_a_user_expires_and_names_nobody(
         await keep(limits, a_session("s"))
         await add(limits, "digest", user=BOB)
         assert await limits.take_opening(BOB, rate=10, burst=5) == 0
+        assert await limits.take_upload(BOB, limit=5, seconds=60) == 0
+        await add_for_file(limits, "digest", user=BOB)
         keys = valkey_server.command("KEYS", "nt:*")
-        assert len(keys) >= 6
+        assert len(keys) >= 9
         for key in keys:
             assert b"alice" not in key
             assert b"any" not in key

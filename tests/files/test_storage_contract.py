@@ -123,7 +123,9 @@ async def test_many_read_at_once(kept: Kept) -> None:
                 nursery.start_soon(read, file_id)
 
 
-@pytest.mark.parametrize("file_id", ["file_0", "../../etc/passwd", "a/b", "x" * 300, "\x00", "\ud800"])
+@pytest.mark.parametrize(
+    "file_id", ["file_0", "../../etc/passwd", "a/b", "x" * 300, "\x00", "\ud800"]
+)
 async def test_there_is_no_content(kept: Kept, file_id: str) -> None:
     with pytest.raises((ContentMissing, StorageUnavailable)) as missing:
         await kept.read(FileId(file_id))

@@ -63,7 +63,7 @@ class S3Server:
     def start(self) -> None:
         """Start it, and wait until it answers."""
         command = [sys.executable, "-m", "nanio", "serve", "--data-dir", str(self.folder)]
-        self.process = subprocess.Popen(
+        self.process = subprocess.Popen(  # noqa: S603 - a program of the test environment
             [*command, "--host", "127.0.0.1", "--port", str(self.port)],
             env={
                 "PATH": os.environ["PATH"],
