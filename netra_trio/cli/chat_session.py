@@ -197,8 +197,7 @@ class ChatSession:
         if event.type == "server_draining":
             self.screen.note("The server is about to restart.")
         elif event.type == "usage_warning":
-            percent = 100 * event.payload["used"] // event.payload["limit"]
-            self.screen.note(f"{percent:g} % of today's budget of this agent is used.")
+            self._view.show(event)
         elif event.type == "disconnected":
             self.show_no_connection(event.payload["reason"])
         elif event.type == "connected":

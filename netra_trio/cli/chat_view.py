@@ -51,6 +51,10 @@ class ChatView:
                 self.screen.answer(payload["content"])
             case "agent_completed":
                 self._show_end(payload)
+            case "usage_warning":
+                percent = 100 * payload["used"] // payload["limit"]
+                name = payload["agent_name"]
+                self.screen.note(f"{percent:g} % of today's budget of {name} is used.")
             case "lost":
                 self.screen.fault(f"The end of the run is unknown: {payload['reason']}.")
 

@@ -26,6 +26,11 @@ def shown(kind: str, **payload: Any) -> str:
         ("agent_started", {"attempt": 2}, "… trying again, attempt 2\n"),
         ("agent_thinking", {"thought": "Looking."}, "… Looking.\n"),
         ("partial_result", {"content": "hello"}, "hello"),
+        (
+            "usage_warning",
+            {"agent_name": "echo", "unit": "cost", "limit": 2.5, "used": 2.0},
+            "80 % of today's budget of echo is used.\n",
+        ),
         ("tool_executing", {"tool_name": "add", "arguments": {"a": 1}}, '[add] {"a":1}\n'),
         ("tool_executing", {"tool_name": "add", "arguments": FITS}, f"[add] {FITS}\n"),
         ("tool_executing", {"tool_name": "add", "arguments": FITS + "y"}, f"[add] {FITS}…\n"),
