@@ -250,7 +250,10 @@ export class View {
     this.#sequence.take(message.seq);
     const known = this.#runs.ofSession(message.payload.run_id);
     const run = afterEvent(known, message);
-    if (message.type === "binary_result" && message.data !== undefined) this.#bytes.set(message.payload.file_id, message.data);
+    // A text frame of a newer server may have another field of this name.
+    if (message.type === "binary_result" && message.data instanceof ArrayBuffer) {
+      this.#bytes.set(message.payload.file_id, message.data);
+    }
     if (message.type === "agent_answered" && !this.#runs.isOwn(run.run_id)) {
       // This session answered a question of another one, and gets no further events of its run.
       if (known !== undefined) this.#runs.set(run);

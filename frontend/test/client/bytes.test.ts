@@ -68,6 +68,12 @@ describe("bytes of an answer", () => {
     browser.server.say(run.id, "text");
     expect(client.getSnapshot().runs).toMatchObject([{ text: "text", attachments: [{ file_id: id, bytes: 3 }] }]);
     expect(client.fileBytes(id)).toBeNull();
+    const { session, socket } = browser.server;
+    session.seq += 1;
+    const payload = { run_id: run.id, media_type: PNG, file_id: "f", bytes: 3 };
+    socket.deliverText(JSON.stringify({ type: "binary_result", payload, timestamp: 1, seq: session.seq, data: "AQID" }));
+    expect(client.getSnapshot().runs[0]?.attachments).toHaveLength(2);
+    expect(client.fileBytes("f")).toBeNull();
   });
 
   it("are in every tab, as far as it was open, and not shown to another user", async () => {

@@ -57,6 +57,24 @@ describe("after failed upgrades", () => {
     expect(request?.url).toMatch(/^https:\/\/page.example\/ws\/events\?ticket=/);
   });
 
+  it.each(MODES)("the page speaks netra.v1 by %s: bytes of an answer are a reference, and none are sent", async (mode) => {
+    const { browser, client } = await blocked(mode);
+    expect(client.getSnapshot().session?.subprotocol).toBe("netra.v1");
+    const withBytes = { ...hello, data: Uint8Array.of(1), media_type: "image/png" };
+    expect(client.checkMessage(withBytes)?.code).toBe("BYTES_NOT_SUPPORTED");
+    expect(await client.sendMessage(withBytes)).toBe(false);
+    const sent = client.sendMessage(hello);
+    await browser.clock.advance(100);
+    expect(await sent).toBe(true);
+    const { id } = browser.server.run;
+    browser.server.say(id, "see: ");
+    const file = browser.server.sayBytes(id, "image/png", new ArrayBuffer(3));
+    await browser.clock.advance(100);
+    expect(client.getSnapshot().runs).toMatchObject([{ text: "see: ", attachments: [{ file_id: file, bytes: 3 }] }]);
+    expect(client.fileBytes(file)).toBeNull();
+    expect(browser.server.bytes).toEqual([]);
+  });
+
   it("the page stays with WebSockets if the server has no such door", async () => {
     const browser = new Browser();
     browser.server.refusals = 5;
