@@ -168,8 +168,8 @@ def test_the_client_imports_nothing_of_the_server() -> None:
     shared = {
         "ids",
         "errors",
+        "protocol.binary",
         "protocol.codes",
-        "protocol.compact",
         "protocol.fields",
         "protocol.keepalive",
         "protocol.messages",

@@ -17,7 +17,7 @@ import orjson
 import trio
 
 from netra_trio.client.errors import ClientClosed
-from netra_trio.client.event import Event
+from netra_trio.client.event import BINARY, Event
 from netra_trio.client.feed import Events
 from netra_trio.client.files import Download, File, FileTransfers, Progress
 from netra_trio.client.manager import ConnectionManager
@@ -196,6 +196,8 @@ class Client:
         correlation_id: str | None = None,
         replaces: str | None = None,
         attachments: Sequence[str] = (),
+        data: bytes | None = None,
+        media_type: str | None = None,
     ) -> Run:
         """Send a message to an agent; return when the server has confirmed it.
 
@@ -213,16 +215,27 @@ class Client:
                 and starts nothing, even after a restart. A new key if None.
             replaces: A message of the thread: its question and all later ones leave the history.
             attachments: The ids of up to 16 files that were uploaded, see `upload`.
+            data: The content of a small attachment, which is sent with the message in one frame, in
+                place of `attachments`; larger content has to be uploaded. It needs a connection
+                with `netra.v2`.
+            media_type: The type of `data`, for example `image/png`.
 
         Raises:
-            MessageRefused: The server refused it, or it is too large.
+            MessageRefused: The server refused it, or it is too large, or it has data, and the
+                connection is not one of `netra.v2`.
             OutboxFull: Too many messages are unconfirmed.
             OutboxUnusable: It could not be written to the file of the outbox.
             ConnectionRefused, ConnectionClosed, GaveUp, TokenFailed: The client has stopped
                 connecting. The message stays in the outbox, and is sent after `reconnect`.
             ClientClosed: The client was left.
-            ValueError: The correlation id is not 1 to 128 characters.
+            ValueError: The correlation id is not 1 to 128 characters; or of `data` and
+                `media_type` there is only one; or there are `attachments` beside them.
         """
+        if (data is None) is not (media_type is None) or (data is not None and attachments):
+            raise ValueError("expected data and media_type without attachments, or none of both")
+        files: list[Any] = list(attachments)
+        if data is not None:
+            data, files = bytes(data), [{"media_type": media_type}]
         payload = {
             "content": content,
             "thread_id": thread_id,
@@ -230,9 +243,9 @@ class Client:
             "on_busy": on_busy,
             "deadline_ms": deadline_ms,
             "replaces": replaces,
-            "attachments": list(attachments) or None,
+            "attachments": files or None,
         }
-        return await self._post("user_message", payload, correlation_id)
+        return await self._post("user_message", payload, correlation_id, data)
 
     async def request(
         self,
@@ -297,6 +310,25 @@ class Client:
             TransferFailed: It broke off too often.
         """
         return self._files.download(file_id)
+
+    async def data_of(self, event: Event) -> bytes:
+        """Return the data of a `binary_result`, which is downloaded if it did not come with it.
+
+        Cancelling is safe.
+
+        Raises:
+            ValueError: The event is no `binary_result`.
+            MessageRefused: The server refused the download, for example with FILE_NOT_FOUND.
+            TransferFailed: It broke off too often.
+        """
+        file_id = event.payload.get("file_id")
+        if event.type != BINARY or not isinstance(file_id, str):
+            raise ValueError(f"expected a {BINARY}, got {event.type}")
+        if event.data is not None:
+            await trio.lowlevel.checkpoint()
+            return event.data
+        async with self.download(file_id) as download:
+            return b"".join([chunk async for chunk in download])
 
     async def answer(
         self,
@@ -437,12 +469,14 @@ class Client:
         self.connection.try_now()
         await self.connection.until_connected()
 
-    async def _post(self, kind: str, payload: Mapping[str, Any], key: str | None) -> Run:
+    async def _post(
+        self, kind: str, payload: Mapping[str, Any], key: str | None, data: bytes | None = None
+    ) -> Run:
         self._check_usable()
         key = new_correlation_id() if key is None else key
         check_key(key)
         messages = self.session.messages
-        message = messages.make(kind, payload, key)
+        message = messages.make(kind, payload, key, data)
         # One after the other, so that they are sent in the order of the calls.
         async with self._adding:
             self._check_usable()

@@ -95,11 +95,11 @@ class Connection:
         """Hand every frame to the session; return the close code."""
         while True:
             try:
-                text = await self._socket.receive()
+                frame = await self._socket.receive()
                 if self.is_replaced:  # meanwhile; a cancellation comes at the next checkpoint only
                     return ABNORMAL
                 self._heard_at = trio.current_time()
-                self._session.receive(self._decoder.decode(text), len(text))
+                self._session.receive(self._decoder.decode(frame), len(frame))
             except SocketClosed as closed:
                 return closed.code
             except InvalidEvent:
@@ -109,14 +109,14 @@ class Connection:
         """Write every frame that the session has."""
         session = self._session
         while not self.is_replaced:
-            text = session.next_frame(trio.current_time())
-            if text is None:
+            frame = session.next_frame(trio.current_time())
+            if frame is None:
                 with trio.move_on_at(session.next_at()):
                     await session.to_write.wait()
                 continue
             self._asked.notify()
             try:
-                await self._socket.send(text)
+                await self._socket.send(frame)
             except SocketClosed:
                 return  # the reader gets the close code
 

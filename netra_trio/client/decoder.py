@@ -2,20 +2,22 @@
 
     decoder = FrameDecoder(wall_clock)
     hello = Hello.parse(decoder.decode(text))
-    event = decoder.decode(text)
+    event = decoder.decode(frame)
 
-In `netra.v2` a delta is a short array, which names its run by a number of this connection. The
-decoder returns the same events as for `netra.v1`.
+In `netra.v2` a delta is a short array, which names its run by a number of this connection, and the
+data of a `binary_result` comes with it in a binary frame. The decoder returns the same events as
+for `netra.v1`.
 """
 
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import orjson
-from attrs import frozen
+from attrs import evolve, frozen
 
-from netra_trio.client.event import DELTA, END, Event, InvalidEvent
+from netra_trio.client.event import BINARY, DELTA, END, Event, InvalidEvent
 from netra_trio.client.frames import HELLO
+from netra_trio.protocol.binary import BadBinaryFrame, split_binary
 
 _START = "agent_started"
 _NAMED, _NUMBERED, _MERGED = 2, 3, 4  # elements of a compact delta
@@ -38,32 +40,39 @@ class FrameDecoder:
 
     Args:
         wall_clock: Returns Unix seconds. A compact delta has no timestamp: its event has the time
-            at which it was decoded.
+            at which it was decoded, by the clock of the server.
     """
 
     def __init__(self, wall_clock: Callable[[], float]) -> None:
         self._wall_clock = wall_clock
+        self._ahead = 0.0  # seconds by which the clock of the server is ahead of `wall_clock`
         self._runs: dict[int, _NumberedRun] = {}
         self._named: _NumberedRun | None = None  # the run that an `agent_started` named last
 
-    def decode(self, text: str) -> Event:
+    def decode(self, frame: str | bytes) -> Event:
         """Return the event of the next frame; unknown fields are ignored.
 
+        Args:
+            frame: The text of a text frame, or the bytes of a binary one.
+
         Raises:
-            InvalidEvent: The text is not a frame of the protocol.
+            InvalidEvent: It is not a frame of the protocol.
         """
+        if isinstance(frame, bytes):
+            return _binary_event(frame)
         try:
-            frame = orjson.loads(text)
+            value = orjson.loads(frame)
         except orjson.JSONDecodeError:
             raise InvalidEvent("not JSON") from None
-        if type(frame) is list:
-            return self._delta(frame)
-        event = Event.of(frame)
+        if type(value) is list:
+            return self._delta(value)
+        event = Event.of(value)
         if event.type == _START:
             self._named = self._number(event.payload, event.correlation_id)
         elif event.type == END:
             self._forget(event.run_id)
         elif event.type == HELLO:
+            self._ahead = event.timestamp - self._wall_clock() if event.timestamp else 0.0
             self._number_listed(event.payload)
         return event
 
@@ -91,7 +100,7 @@ class FrameDecoder:
             {"run_id": run.run_id, "content": content},
             seq,
             seq_from,
-            self._wall_clock(),
+            self._wall_clock() + self._ahead,
             run.correlation_id,
         )
 
@@ -120,6 +129,20 @@ class FrameDecoder:
             if run.run_id == run_id:
                 del self._runs[number]
                 return
+
+
+def _binary_event(frame: bytes) -> Event:
+    """Return the event of a binary frame, with its data."""
+    try:
+        text, data = split_binary(frame)
+    except BadBinaryFrame as bad:
+        raise InvalidEvent(f"$: {bad}") from None
+    event = Event.parse(text)
+    if event.type != BINARY:
+        raise InvalidEvent(f"$.type: expected {BINARY} in a binary frame")
+    if event.payload.get("bytes") != len(data):
+        raise InvalidEvent("$.payload.bytes: expected the size of the data")
+    return evolve(event, data=data)
 
 
 def _refuse(path: str, expected: str) -> NoReturn:

@@ -277,10 +277,10 @@ class _HttpSocket(ABC):
     def __init__(self, poster: _Poster) -> None:
         self._poster = poster
 
-    async def send(self, text: str) -> None:
+    async def send(self, frame: str | bytes) -> None:
         """Post a frame (see `Socket`)."""
         try:
-            await self._poster.post(text)
+            await self._poster.post(_text_of(frame))
         except SocketClosed:
             await self._stop_reading()
             raise
@@ -417,8 +417,9 @@ class PollSocket(_HttpSocket):
         else:
             self._poster.session_id = ""
 
-    async def send(self, text: str) -> None:
+    async def send(self, frame: str | bytes) -> None:
         """Post a frame (see `Socket`); acknowledgements are left to the polls."""
+        text = _text_of(frame)
         if text.startswith('{"type":"ack"'):
             await trio.lowlevel.checkpoint()
             return
@@ -505,3 +506,8 @@ async def _check(head: Answer, connection: HttpConnection, kind: str) -> None:
 def _close_code(close: Any) -> int:
     code = as_object(close).get("code")
     return code if type(code) is int else ABNORMAL
+
+
+def _text_of(frame: str | bytes) -> str:
+    assert isinstance(frame, str)  # noqa: S101 - binary frames are only sent with netra.v2
+    return frame

@@ -15,6 +15,7 @@ from netra_trio.errors import NetraError
 DELTA = "partial_result"
 END = "agent_completed"
 ANSWERED = "agent_answered"
+BINARY = "binary_result"
 
 
 class InvalidEvent(NetraError):
@@ -37,6 +38,8 @@ class Event:
         offset: Its offset in a room; None for any other event.
         offset_from: The first offset that a merged event covers, else None.
         epoch: The epoch of `offset`.
+        data: The data of a `binary_result`, if it came with the event; else None, see
+            `Client.data_of`.
     """
 
     type: str
@@ -48,6 +51,7 @@ class Event:
     offset: int | None = None
     offset_from: int | None = None
     epoch: str | None = None
+    data: bytes | None = field(default=None, repr=False)
 
     @property
     def first(self) -> int | None:
@@ -66,7 +70,7 @@ class Event:
         return found if isinstance(found, str) else None
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str | bytes) -> Self:
         """Parse a frame; unknown fields are ignored.
 
         Raises:

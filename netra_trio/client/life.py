@@ -73,24 +73,25 @@ class LivingSocket:
         self._life = life
         self._opened = opened
         self.transport = life.transport
+        self.subprotocol: str | None = getattr(socket, "subprotocol", None)
 
-    async def send(self, text: str) -> None:
+    async def send(self, frame: str | bytes) -> None:
         """Send a frame (see `Socket`)."""
-        await self._socket.send(text)
+        await self._socket.send(frame)
 
-    async def receive(self) -> str:
+    async def receive(self) -> str | bytes:
         """Wait for a frame (see `Socket`)."""
         try:
-            text = await self._socket.receive()
+            frame = await self._socket.receive()
         except SocketClosed as closed:
             if closed.code != ABNORMAL:
                 self._life.closed()
             raise
         if not self._life.is_open:
-            payload = as_object((parse_object(text) or {}).get("payload"))
+            payload = as_object((parse_object(frame) or {}).get("payload"))
             self._opened(str(payload.get("session_id")))
         self._life.heard(trio.current_time())
-        return text
+        return frame
 
     async def close(self, code: int) -> None:
         """Close (see `Socket`)."""

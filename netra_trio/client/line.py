@@ -20,7 +20,8 @@ from netra_trio.client.frames import HELLO, Hello
 from netra_trio.client.sockets import NoAnswer, OpeningRefused, Socket, SocketClosed
 from netra_trio.protocol.codes import ABNORMAL, CloseCode
 
-SUBPROTOCOLS = ("netra.v2", "netra.v1")  # tell the server that the client acknowledges
+BINARY_SUBPROTOCOL = "netra.v2"  # has binary frames
+SUBPROTOCOLS = (BINARY_SUBPROTOCOL, "netra.v1")  # tell the server that the client acknowledges
 HELLO_SECONDS = 10.0  # for the first frame, which the server sends at once
 CLOSING_SECONDS = 2.0  # for the close frames of one that is left; loopback takes 1 ms
 
@@ -102,7 +103,7 @@ class Line:
     async def _use(self, socket: Socket) -> None:
         with trio.move_on_after(HELLO_SECONDS) as timeout:
             try:
-                text = await socket.receive()
+                frame = await socket.receive()
             except SocketClosed as closed:
                 self.code = closed.code
                 return
@@ -110,7 +111,7 @@ class Line:
             self.failure = NoAnswer(f"no {HELLO} within {HELLO_SECONDS:g} s")
             return
         try:
-            hello = Hello.parse(self.decoder.decode(text))
+            hello = Hello.parse(self.decoder.decode(frame))
         except InvalidEvent as fault:
             known = " or ".join(SUBPROTOCOLS)
             self.failure = NoAnswer(f"this is not a server of {known}: {fault}")

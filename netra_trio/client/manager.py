@@ -18,7 +18,7 @@ from netra_trio.client.connection import Connection
 from netra_trio.client.errors import ClientError, ConnectionClosed, ConnectionRefused, GaveUp
 from netra_trio.client.fallback import Transport
 from netra_trio.client.frames import Hello, as_object
-from netra_trio.client.line import CLOSING_SECONDS, SUBPROTOCOLS, Line
+from netra_trio.client.line import BINARY_SUBPROTOCOL, CLOSING_SECONDS, SUBPROTOCOLS, Line
 from netra_trio.client.notifier import Notifier
 from netra_trio.client.retry import (
     PROGRESS_SECONDS,
@@ -319,8 +319,9 @@ class ConnectionManager:
             old.ended.set()
         else:
             self._switching.progressed()
-        session.begin(hello)
-        # Dialers of tests have sockets that do not tell.
+        # Dialers of tests have sockets that do not tell; the same holds for `transport`.
+        subprotocol = getattr(socket, "subprotocol", None)
+        session.begin(hello, takes_binary=subprotocol == BINARY_SUBPROTOCOL)
         self._stats.transport = getattr(socket, "transport", Transport.WEBSOCKET)
         self._line = line
         self._connection = Connection(

@@ -35,6 +35,7 @@ class Messages:
 
     Attributes:
         max_bytes: The largest message that the server accepts.
+        takes_binary: Whether the present connection, or the last one, takes binary frames.
     """
 
     def __init__(self, outbox: Outbox, file: OutboxFile | None, notify: Callable[[], None]) -> None:
@@ -43,16 +44,22 @@ class Messages:
         self._notify = notify
         self._replies: dict[OutboxMessage, Reply[Run]] = {}
         self.max_bytes = DEFAULT_MAX_BYTES
+        self.takes_binary = True
         for message in file.messages if file is not None else []:
             outbox.add(message)
 
-    def make(self, kind: str, payload: Mapping[str, Any], key: str) -> OutboxMessage:
+    def make(
+        self, kind: str, payload: Mapping[str, Any], key: str, data: bytes | None = None
+    ) -> OutboxMessage:
         """Return a message.
 
         Raises:
-            MessageRefused: It is larger than the server accepts.
+            MessageRefused: It is larger than the server accepts, or it has data and the connection
+                takes no binary frames.
         """
-        message = OutboxMessage(key, frame_of(kind, payload, key))
+        message = OutboxMessage(key, frame_of(kind, payload, key), data=data)
+        if data is not None and not self.takes_binary:
+            raise self.not_binary(message)
         if message.size > self.max_bytes:
             raise self.too_large(message)
         return message
@@ -95,6 +102,15 @@ class Messages:
             ErrorCode.MESSAGE_TOO_LARGE,
             f"Expected a frame of at most {self.max_bytes} bytes, got {message.size}.",
             "Send a shorter message.",
+            correlation_id=message.key,
+        )
+
+    def not_binary(self, message: OutboxMessage) -> MessageRefused:
+        """Return the error of a message with data on a connection without binary frames."""
+        return MessageRefused(
+            ErrorCode.INVALID_MESSAGE_TYPE,
+            "Expected a message without data, because the connection is not one of netra.v2.",
+            "Upload the data, and name the file in attachments.",
             correlation_id=message.key,
         )
 

@@ -256,20 +256,26 @@ class WebSocket:
     def __init__(self, connection: trio_websocket.WebSocketConnection) -> None:
         self._connection = connection
 
-    async def send(self, text: str) -> None:
-        """Send a text frame (see `Socket`)."""
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that the server has selected."""
+        found: str | None = self._connection.subprotocol
+        return found
+
+    async def send(self, frame: str | bytes) -> None:
+        """Send a frame (see `Socket`)."""
         try:
-            await self._connection.send_message(text)
+            await self._connection.send_message(frame)
         except trio_websocket.ConnectionClosed as closed:
             raise SocketClosed(_code(closed)) from None
 
-    async def receive(self) -> str:
-        """Wait for a text frame (see `Socket`); a binary one is returned as an empty text."""
+    async def receive(self) -> str | bytes:
+        """Wait for a frame (see `Socket`)."""
         try:
             message = await self._connection.get_message()
         except trio_websocket.ConnectionClosed as closed:
             raise SocketClosed(_code(closed)) from None
-        return message if isinstance(message, str) else ""
+        return message if isinstance(message, str) else bytes(message)
 
     async def close(self, code: int) -> None:
         """Close (see `Socket`)."""

@@ -18,6 +18,7 @@ from math import inf
 from attrs import define, field
 
 from netra_trio.client.refusals import TEMPORARY, wait_seconds
+from netra_trio.protocol.binary import join_binary
 from netra_trio.protocol.codes import ErrorCode
 
 MESSAGES = 1000  # unconfirmed, or with a run that is not over (docs/client.md, Bounds)
@@ -32,7 +33,9 @@ class OutboxMessage:
 
     Attributes:
         key: Its correlation id.
-        text: The whole frame: a message that is sent again is the same to the last byte.
+        text: The JSON frame: a message that is sent again is the same to the last byte.
+        data: The content of its attachment, which is sent with it in one binary frame; None for a
+            text frame.
         is_repeat: Whether it was confirmed before, and is sent again to learn the end of its run.
         is_written: Whether it was ever handed to a socket.
         is_counted: Whether it counts in the statistics.
@@ -45,10 +48,16 @@ class OutboxMessage:
     is_written: bool = False
     is_counted: bool = False
     refusals: int = 0
+    data: bytes | None = field(default=None, repr=False)
     size: int = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.size = len(self.text.encode())
+        self.size = len(self.frame if self.data is not None else self.text.encode())
+
+    @property
+    def frame(self) -> str | bytes:
+        """The whole frame."""
+        return self.text if self.data is None else join_binary(self.text.encode(), self.data)
 
 
 class Outbox:
@@ -144,6 +153,13 @@ class Outbox:
     def take_larger_than(self, limit: int) -> list[OutboxMessage]:
         """Remove and return the messages of more than `limit` bytes."""
         found = [message for message in self._messages if message.size > limit]
+        for message in found:
+            self.remove(message)
+        return found
+
+    def take_binary(self) -> list[OutboxMessage]:
+        """Remove and return the messages with data."""
+        found = [message for message in self._messages if message.data is not None]
         for message in found:
             self.remove(message)
         return found

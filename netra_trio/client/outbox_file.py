@@ -4,7 +4,7 @@
         for message in file.messages:
             print(message.key)
 
-    {"add": "c-1", "frame": "…"}
+    {"add": "c-1", "frame": "…"}          # and "data", in base64, of a message with data
     {"done": "c-1"}
 
 A message is on the disk before it is sent. The line that it is settled is written without waiting
@@ -15,6 +15,7 @@ duplicate.
 import contextlib
 import fcntl
 import os
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -143,7 +144,10 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _line_of(message: OutboxMessage) -> bytes:
-    return orjson.dumps({"add": message.key, "frame": message.text}) + b"\n"
+    change = {"add": message.key, "frame": message.text}
+    if message.data is not None:
+        change["data"] = b64encode(message.data).decode()
+    return orjson.dumps(change) + b"\n"
 
 
 def _read(path: Path) -> Iterator[OutboxMessage]:
@@ -157,11 +161,13 @@ def _read(path: Path) -> Iterator[OutboxMessage]:
         try:
             change = orjson.loads(line)
             if "add" in change:
-                pending.append(OutboxMessage(str(change["add"]), str(change["frame"])))
+                data = b64decode(change["data"], validate=True) if "data" in change else None
+                key, text = str(change["add"]), str(change["frame"])
+                pending.append(OutboxMessage(key, text, data=data))
             else:
                 done = str(change["done"])
                 pending.remove(next(message for message in pending if message.key == done))
-        except (orjson.JSONDecodeError, KeyError, TypeError, StopIteration):
+        except (ValueError, KeyError, TypeError, StopIteration):  # of JSON and of base64, too
             text = f"{path}, line {number}: not a line of an outbox; move the file away"
             raise OutboxUnusable(text) from None
     yield from pending

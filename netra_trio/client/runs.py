@@ -142,7 +142,8 @@ class Runs:
         if self._wall_clock() - tracked.confirmed_at > KEY_SECONDS:
             self._lose(tracked, "the server may have forgotten its key by now")
         elif all(looked_up is not tracked for looked_up in self._lookups.values()):
-            message = OutboxMessage(tracked.message.key, tracked.message.text, is_repeat=True)
+            sent = tracked.message
+            message = OutboxMessage(sent.key, sent.text, is_repeat=True, data=sent.data)
             self._lookups[message] = tracked
             self._outbox.add_repeat(message)
 

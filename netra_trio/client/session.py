@@ -192,8 +192,8 @@ class ClientSession:
         """Return whether a new connection would cost runs that the open one may still end."""
         return hello.verdict in {"new", "reset"} and len(self._runs) > 0
 
-    def begin(self, hello: Hello) -> None:
-        """Handle the first frame of a connection."""
+    def begin(self, hello: Hello, *, takes_binary: bool = False) -> None:
+        """Handle the first frame of a connection, which may take binary frames."""
         self.discard()
         is_first = self._sequence.session_id is None
         last_seq, replayed = hello.last_seq, hello.replayed
@@ -204,6 +204,7 @@ class ClientSession:
         self.connection = ConnectionState(heartbeat_ms=hello.heartbeat_ms)
         self.token_expiring.clear()
         self.set_limits(hello.limits)
+        self.messages.takes_binary = takes_binary
 
         stats = self._stats
         if not is_first:
@@ -246,18 +247,18 @@ class ClientSession:
             self._receive_numbered(event, size)
         self._changed()
 
-    def next_frame(self, now: float) -> str | None:
+    def next_frame(self, now: float) -> str | bytes | None:
         """Return the next frame to write, or None: control frames first, then messages."""
-        text, is_asking = self._next(now)
-        if text is None:
+        frame, is_asking = self._next(now)
+        if frame is None:
             return None
         if is_asking and self.connection.asked_at is None:
             self.connection.asked_at = now
-        self.connection.unheard += len(text)
+        self.connection.unheard += len(frame)
         self._stats.last_activity = self.wall_clock()
-        return text
+        return frame
 
-    def _next(self, now: float) -> tuple[str | None, bool]:
+    def _next(self, now: float) -> tuple[str | bytes | None, bool]:
         """Return the next frame, and whether the server has to answer it."""
         if self._owes_pong:
             self._owes_pong = False
@@ -276,7 +277,7 @@ class ClientSession:
         if not (message.is_counted or message.is_repeat):
             message.is_counted = True
             self._note_sent()
-        return message.text, True
+        return message.frame, True
 
     def next_at(self) -> float:
         """Return when there will be a frame to write, if nothing happens before."""
@@ -405,6 +406,9 @@ class ClientSession:
         # The limit may be that of another server than the one the messages were made for.
         for message in self._outbox.take_larger_than(self.messages.max_bytes):
             self._refuse(message, self.messages.too_large(message))
+        if not self.messages.takes_binary:
+            for message in self._outbox.take_binary():
+                self._refuse(message, self.messages.not_binary(message))
         self.requests.begin_connection(trio.current_time(), is_replayed=is_replayed)
         self._owes_pong = False
 

@@ -71,10 +71,14 @@ class InvalidDocument(NoAnswer):
 
 
 class Socket(Protocol):
-    """An open WebSocket. Several tasks may send; one may receive."""
+    """An open WebSocket. Several tasks may send; one may receive.
 
-    async def send(self, text: str) -> None:
-        """Send a text frame; waits while the peer does not read.
+    It may have an attribute `subprotocol`, the selected one; without it the client sends no binary
+    frames.
+    """
+
+    async def send(self, frame: str | bytes) -> None:
+        """Send a text frame (`str`) or a binary one (`bytes`); waits while the peer does not read.
 
         Cancelling may leave half a frame on the connection, which is unusable afterwards.
 
@@ -83,8 +87,8 @@ class Socket(Protocol):
         """
         ...
 
-    async def receive(self) -> str:
-        """Wait for a text frame. Cancelling is safe.
+    async def receive(self) -> str | bytes:
+        """Wait for a text frame (`str`) or a binary one (`bytes`). Cancelling is safe.
 
         Raises:
             SocketClosed: The connection is closed, and every frame before that was returned.

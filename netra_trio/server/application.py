@@ -319,6 +319,7 @@ def create_app(
     wall_clock: Callable[[], float] = time.time,
     backend: Backend | None = None,
     rooms: PermissionCheck | None = None,
+    storage: FileStorage | None = None,
 ) -> Application:
     """Make the application.
 
@@ -331,6 +332,7 @@ def create_app(
         backend: What several nodes share; by default the one of the settings' broker, none without
             one. It and the store must have the same node id.
         rooms: The function for permissions in rooms; without it there are only the server's own.
+        storage: Where the content of files is kept; by default where FILES_URL says.
 
     Raises:
         SettingsError: With every fault of the settings, or if the framework of an agent is too
@@ -364,7 +366,7 @@ def create_app(
         more_instruments=_traces(),
         backend=backend,
         may=rooms,
-        storage=_storage_of(files_url, store),
+        storage=_storage_of(files_url, store) if storage is None else storage,
     )
 
 

@@ -8,7 +8,9 @@ from attrs import define, field
 from netra_trio.client import Event, SocketClosed
 from netra_trio.client.decoder import FrameDecoder
 from netra_trio.errors import NetraError, TransportClosed
+from netra_trio.protocol.binary import BinaryFrame
 from netra_trio.protocol.codes import ABNORMAL
+from netra_trio.protocol.wire_format import select_format
 from netra_trio.transports.memory import MemoryClient, MemoryTransport
 
 HELLO = "connection_established"
@@ -49,27 +51,35 @@ class MemoryConnection:
         """Deliver nothing any more; neither end is told."""
         self.client.stall()
 
-    async def send(self, text: str) -> None:
-        """Send a text frame (see `Socket`)."""
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that the server has selected."""
+        selected = select_format(self.subprotocols)
+        return None if selected is None else selected.name
+
+    async def send(self, frame: str | bytes) -> None:
+        """Send a frame (see `Socket`)."""
         try:
-            await self.client.send(text)
+            await self.client.send(frame)
         except TransportClosed as closed:
             raise SocketClosed(closed.code or ABNORMAL) from None
 
-    async def receive(self) -> str:
-        """Wait for a text frame (see `Socket`)."""
+    async def receive(self) -> str | bytes:
+        """Wait for a frame (see `Socket`)."""
         try:
-            text = (await self.client.receive()).decode()
+            received = await self.client.receive()
         except TransportClosed as closed:
             raise SocketClosed(closed.code or ABNORMAL) from None
-        event = self.decoder.decode(text)
+        is_binary = isinstance(received, BinaryFrame)
+        frame = bytes(received) if is_binary else received.decode()
+        event = self.decoder.decode(frame)
         if event.type == HELLO:
             self.session_id = event.payload["session_id"]
             self.last_seq = event.payload["resume"]["last_seq"]
         elif event.seq is not None:
             self.last_seq = event.seq
         self.on_event(event)
-        return text
+        return frame
 
     async def close(self, code: int) -> None:
         """Close (see `Socket`)."""

@@ -16,11 +16,13 @@ from netra_trio.client.decoder import FrameDecoder
 from netra_trio.config.settings import Settings
 from netra_trio.endpoints.answer import Answer
 from netra_trio.endpoints.request import Request
+from netra_trio.files.base import FileStorage
 from netra_trio.protocol.codes import ABNORMAL
 from netra_trio.rooms.permission import PermissionCheck
 from netra_trio.server.application import Application, create_app
 from netra_trio.stores.base import Store
 from netra_trio.testing.connection import MemoryConnection
+from netra_trio.testing.kept_files import KeptFolder
 from netra_trio.testing.killable_store import KillableStore
 from netra_trio.transports.memory import NetworkConditions, memory_pair
 
@@ -56,6 +58,7 @@ class MemoryServer:
         buffer_bytes: The capacity of each direction of a connection before a sender waits.
         conditions: Delay and throughput of the connections.
         rooms: The function for permissions in rooms; None for the server's own rooms only.
+        storage: Where files are kept; a temporary folder of this server if None.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class MemoryServer:
         buffer_bytes: int,
         conditions: NetworkConditions,
         rooms: PermissionCheck | None = None,
+        storage: FileStorage | None = None,
     ) -> None:
         self._agents = agents
         self._settings = settings
@@ -74,6 +78,8 @@ class MemoryServer:
         self._buffer_bytes = buffer_bytes
         self._conditions = conditions
         self._rooms = rooms
+        self._kept = KeptFolder()
+        self._storage = self._kept if storage is None else storage
         self._process: _Process | None = None
         self._back_at = -inf
 
@@ -84,6 +90,10 @@ class MemoryServer:
 
     async def serve(self, task_status: trio.TaskStatus[None]) -> None:
         """Run a server, and another one after each crash."""
+        async with self._kept.hold():
+            await self._serve(task_status)
+
+    async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
         while True:
             own_store, backend = self._parts()
             store = KillableStore(own_store)
@@ -94,6 +104,7 @@ class MemoryServer:
                 wall_clock=wall_clock,
                 backend=backend,
                 rooms=self._rooms,
+                storage=self._storage,
             )
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as nursery, app.running():

@@ -1,16 +1,19 @@
 """The decoder of the client: frames of `netra.v2` become the events of `netra.v1`."""
 
+from base64 import b64decode
 from pathlib import Path
 from typing import Any, cast
 
 import orjson
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
 from netra_trio.client.decoder import FrameDecoder
 from netra_trio.client.event import Event, InvalidEvent
 from netra_trio.ids import RunId, ThreadId
+from netra_trio.protocol.binary import join_binary
 from netra_trio.protocol.codec import encode_event
 from netra_trio.protocol.compact import CompactEncoder
 from netra_trio.protocol.messages import (
@@ -31,8 +34,8 @@ STARTED = (
 )
 
 
-def examples() -> list[Example]:
-    path = Path(__file__).parent.parent / "golden" / "server_to_client_v2.json"
+def examples(name: str = "server_to_client_v2") -> list[Example]:
+    path = Path(__file__).parent.parent / "golden" / f"{name}.json"
     return cast("list[Example]", orjson.loads(path.read_bytes()))
 
 
@@ -50,7 +53,40 @@ def test_what_a_client_reads(example: Example) -> None:
             with pytest.raises(InvalidEvent):
                 decoding.decode(text)
         else:
-            assert decoding.decode(text) == Event.of({"timestamp": NOW, **expected})
+            decoded = decoding.decode(text)
+            if isinstance(frame["v2"], list):  # the clock of the server stands still
+                expected = {"timestamp": example["frames"][0]["v2"]["timestamp"], **expected}
+            assert decoded == Event.of(expected)
+
+
+@pytest.mark.parametrize(
+    "example", examples("server_to_client_v2_binary"), ids=lambda example: str(example["name"])
+)
+def test_binary_frames_that_a_client_reads(example: Example) -> None:
+    frame = b64decode(example["binary"])
+    if example["frame"] is None:
+        with pytest.raises(InvalidEvent):
+            decoder().decode(frame)
+    else:
+        expected = Event.of(example["frame"])
+        assert decoder().decode(frame) == evolve(expected, data=b64decode(example["data"]))
+
+
+def test_the_size_of_the_data_is_that_of_the_event() -> None:
+    text = b'{"type":"binary_result","payload":{"bytes":2},"seq":1}'
+    assert decoder().decode(join_binary(text, b"ab")).data == b"ab"
+    with pytest.raises(InvalidEvent, match=r"\$\.payload\.bytes"):
+        decoder().decode(join_binary(text, b"abc"))
+
+
+def test_a_delta_has_the_time_of_its_arrival_by_the_clock_of_the_server() -> None:
+    now = NOW - 60.0  # this clock is a minute behind
+    decoding = FrameDecoder(lambda: now)
+    hello = {"type": "connection_established", "payload": {}, "timestamp": NOW}
+    decoding.decode(orjson.dumps(hello).decode())
+    decoding.decode(STARTED)
+    now += 1.0
+    assert decoding.decode('[2,"a"]').timestamp == NOW + 1.0
 
 
 @pytest.mark.parametrize(

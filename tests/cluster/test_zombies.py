@@ -173,7 +173,7 @@ async def test_two_nodes_resume_a_session_at_once(seed: int, autojump_clock: Moc
 
             async def resume(number: int) -> None:
                 line = await cluster.nodes[number].dial(url, headers, ("netra.v1",), _ignore)
-                hello = await line.receive()
+                hello = str(await line.receive())
                 verdicts.append("exact" if '"exact"' in hello else hello)
                 line.cut()
 

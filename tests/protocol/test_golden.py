@@ -303,7 +303,7 @@ def room_event(
     room: str, offset: int, kind: str, payload: dict[str, Any], *, offset_from: int | None = None
 ) -> bytes:
     event = orjson.dumps({"type": kind, "payload": payload})
-    return RoomEvent(room, "e1", offset, event, NOW, offset_from=offset_from).frame
+    return bytes(RoomEvent(room, "e1", offset, event, NOW, offset_from=offset_from).frame)
 
 
 ERROR_TEXT = "$.payload.content: expected a string, got 5"

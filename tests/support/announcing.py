@@ -71,23 +71,30 @@ class _Socket(Socket):
     network: Announcing
     is_announced: bool = False
 
-    async def send(self, text: str) -> None:
-        await self.socket.send(text)
+    async def send(self, frame: str | bytes) -> None:
+        await self.socket.send(frame)
 
-    async def receive(self) -> str:
+    async def receive(self) -> str | bytes:
         if self.is_announced:
             self.is_announced = False
             await trio.lowlevel.checkpoint()
             return orjson.dumps(DRAINING).decode()
-        text = await self.socket.receive()
-        frame = orjson.loads(text)
-        if isinstance(frame, list) or "seq" in frame:  # a compact delta has a number too
+        received = await self.socket.receive()
+        if is_numbered(received):
             self.network.events += 1
             self.is_announced = self.network.is_due(self.network.events)
-        return text
+        return received
 
     async def close(self, code: int) -> None:
         await self.socket.close(code)
+
+
+def is_numbered(received: str | bytes) -> bool:
+    """Return whether a frame of the server is an event, which has a number."""
+    if isinstance(received, bytes):
+        return True  # only events are binary
+    frame = orjson.loads(received)
+    return isinstance(frame, list) or "seq" in frame
 
 
 def refusing(requests: int) -> Exception | None:

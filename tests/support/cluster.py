@@ -31,6 +31,7 @@ from netra_trio.node.node import Node
 from netra_trio.stores.base import Store
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.testing.connection import MemoryConnection
+from netra_trio.testing.kept_files import KeptFolder
 from netra_trio.testing.server import MemoryServer, wall_clock
 from netra_trio.testing.trace import Trace
 from netra_trio.transports.memory import BUFFER_BYTES, NetworkConditions
@@ -73,13 +74,18 @@ class Line:
             scope.cancel()
         self._line.cut()
 
-    async def send(self, text: str) -> None:
-        """Send a text frame."""
-        await self._running()
-        await self._line.send(text)
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that the node has selected."""
+        return self._line.subprotocol
 
-    async def receive(self) -> str:
-        """Wait for a text frame."""
+    async def send(self, frame: str | bytes) -> None:
+        """Send a frame."""
+        await self._running()
+        await self._line.send(frame)
+
+    async def receive(self) -> str | bytes:
+        """Wait for a frame."""
         text = await self._line.receive()
         await self._running()
         return text
@@ -111,6 +117,7 @@ class Cluster:
         broker: The server that the nodes share.
         is_up: Whether that server answers.
         store: The store that the nodes share.
+        storage: The content of files, likewise.
         faults: Of each node.
         nodes: The nodes.
         lines: The open connections of clients.
@@ -132,6 +139,7 @@ class Cluster:
         self.broker = Broker()
         self.is_up = True
         self.store = MemoryStore()
+        self.storage = KeptFolder()
         self.settings = settings
         self.random = random
         self.backends: dict[NodeId, MemoryBackend] = {}
@@ -151,6 +159,7 @@ class Cluster:
             parts=lambda: self._parts(number),
             buffer_bytes=BUFFER_BYTES,
             conditions=NetworkConditions(),
+            storage=self.storage,
         )
 
     def _parts(self, number: int) -> tuple[Store, Backend | None]:
@@ -272,7 +281,7 @@ async def open_cluster(
         async with trio.open_nursery() as nursery:
             random = random or Random(0)  # noqa: S311 - no secret
             cluster = Cluster(agents, nodes, made, nursery=nursery, random=random)
-            async with trio.open_nursery() as servers:
+            async with cluster.storage.hold(), trio.open_nursery() as servers:
                 for node in cluster.nodes:
                     await servers.start(node.serve)
                 yield cluster

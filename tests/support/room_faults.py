@@ -56,12 +56,12 @@ class _Socket(Socket):
     network: RoomFaults
     fault: Fault | None = None
 
-    async def send(self, text: str) -> None:
+    async def send(self, frame: str | bytes) -> None:
         if self.fault == "stall":
             await trio.sleep_forever()
-        await self.socket.send(text)
+        await self.socket.send(frame)
 
-    async def receive(self) -> str:
+    async def receive(self) -> str | bytes:
         if self.fault == "cut":
             await trio.lowlevel.checkpoint()
             raise SocketClosed
@@ -72,7 +72,8 @@ class _Socket(Socket):
             await trio.lowlevel.checkpoint()
             return orjson.dumps(DRAINING).decode()
         text = await self.socket.receive()
-        if orjson.loads(text)["type"] == "room_event":
+        frame = orjson.loads(text) if isinstance(text, str) else None
+        if isinstance(frame, dict) and frame["type"] == "room_event":
             self.network.frames += 1
             self.fault = self.network.fault_after(self.network.frames)
         return text

@@ -39,7 +39,7 @@ class _Socket:
     def __init__(self, peer: "Peer") -> None:
         self._peer = peer
 
-    async def send(self, text: str) -> None:
+    async def send(self, text: str | bytes) -> None:
         await trio.lowlevel.checkpoint()
         if self._peer.closed is not None:
             raise SocketClosed(self._peer.closed)
