@@ -77,13 +77,16 @@ def test_curl_uploads_a_form_and_a_body(host: Server, tmp_path: Path) -> None:
     assert (status, answer["code"]) == (400, "BAD_REQUEST")
 
 
-def test_the_largest_file_there_and_back(host: Server, largest: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", ["--http1.1", "--http2-prior-knowledge"])
+def test_the_largest_file_there_and_back(
+    host: Server, largest: Path, tmp_path: Path, version: str
+) -> None:
     before = peak(host)
     # curl asks for `100 Continue` before a body of this size.
-    status, answer = upload(host, "large", "-F", f"file=@{largest}")
+    status, answer = upload(host, "large", version, "-F", f"file=@{largest}")
     assert (status, answer["sha256"]) == (200, digest(largest))
     got = tmp_path / "got"
-    headers = ["-H", f"Authorization: Bearer {sign('large')}", "-o", str(got)]
+    headers = [version, "-H", f"Authorization: Bearer {sign('large')}", "-o", str(got)]
     status, _ = answered(*headers, f"http://{host.address}/ws/files/{answer['file_id']}")
     assert (status, digest(got)) == (200, answer["sha256"])
     assert peak(host) - before < GROWTH
@@ -93,7 +96,7 @@ def test_one_byte_more_is_refused(host: Server, largest: Path, tmp_path: Path) -
     more = tmp_path / "more"
     more.write_bytes(largest.read_bytes() + b"x")
     for arguments in (
-        ("-F", f"file=@{more}"),
+        ("--http2-prior-knowledge", "-F", f"file=@{more}"),
         ("--data-binary", f"@{more}"),
         ("-X", "POST", "-H", "Transfer-Encoding: chunked", "-T", str(more)),
     ):
@@ -177,10 +180,9 @@ def test_two_workers_have_the_same_files(tmp_path: Path) -> None:
             with_token = server.http("GET", f"/ws/files/{file_id}", mine)
             with_ticket = server.http("GET", f"/ws/files/{file_id}?ticket={issued}")
             assert [with_token.content, with_ticket.content] == [b"content"] * 2
-        again = [server.http("POST", "/ws/files", mine, content=b"content") for _ in range(20)]
-        assert [answer.status_code for answer in again] == [200] * 9 + [429] * 11
-        codes = [answer.json()["code"] for answer in again[9:]]
-        assert codes == ["QUEUE_FULL"] * 10 + ["RATE_LIMIT_EXCEEDED"]
+        again = [server.http("POST", "/ws/files", mine, content=b"content") for _ in range(11)]
+        assert [answer.status_code for answer in again] == [200] * 9 + [429] * 2
+        assert [answer.json()["code"] for answer in again[9:]] == ["QUEUE_FULL"] * 2
 
 
 def test_files_in_s3(tmp_path: Path, largest: Path) -> None:

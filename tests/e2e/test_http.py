@@ -273,7 +273,7 @@ def test_a_healthy_server(dev: Server, production: Server) -> None:
     for server in (dev, production):
         answer = server.http("GET", "/ws/health")
         assert answer.status_code == 200
-        assert answer.json() == {"status": "healthy", "checks": {"store": "ok"}}
+        assert answer.json() == {"status": "healthy", "checks": {"store": "ok", "files": "ok"}}
 
 
 async def test_a_draining_server_is_503(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ async def test_a_draining_server_is_503(tmp_path: Path) -> None:
             await client.until("server_draining")
             answer = server.http("GET", "/ws/health")
             assert (answer.status_code, answer.json()["status"]) == (503, "draining")
-            assert answer.json()["checks"] == {"store": "ok"}
+            assert answer.json()["checks"] == {"store": "ok", "files": "ok"}
             assert server.http("HEAD", "/ws/health").status_code == 503
             assert server.http("GET", "/ws/config").status_code == 200
             (tmp_path / "go").touch()

@@ -131,7 +131,7 @@ async def wait_until(happened: Callable[[], bool], seconds: float) -> None:
 async def wait_degraded(server: Server) -> None:
     """Wait until health reports that the store fails."""
     body = await wait_health(server, "degraded", NOTICED)
-    assert body["checks"].keys() == {"store"}
+    assert body["checks"].keys() == {"store", "files"}
     assert body["checks"]["store"] in {"unavailable", "no answer"}
 
 

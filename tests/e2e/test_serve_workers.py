@@ -230,7 +230,7 @@ async def test_connections_are_spread_and_answered_in_the_name_of_all(shared: Se
         assert groups["server"]["workers"] == {"ready": 2, "starting": 0, "silent": 0}
         assert health_of(shared) == {
             "status": "healthy",
-            "checks": {"store": "ok", "broker": "ok"},
+            "checks": {"store": "ok", "files": "ok", "broker": "ok"},
             "workers": {"ready": 2, "expected": 2},
         }
     assert shared.http("GET", "/ws/stats").status_code == 401
