@@ -54,6 +54,8 @@ from netra_trio.endpoints.uploads import UPLOADS_AT_ONCE, USER_UPLOADS_AT_ONCE
 from netra_trio.files.names import NAME_BYTES
 from netra_trio.files.rate import UPLOADS
 from netra_trio.ids import CorrelationId, RunId, ThreadId
+from netra_trio.protocol.binary import EVENT_DATA_BYTES
+from netra_trio.protocol.binary_messages import MEDIA_TYPE_CHARACTERS
 from netra_trio.protocol.codec import HARD_SIZE_FACTOR, OPEN_PAYLOAD_BYTES
 from netra_trio.protocol.codes import CloseCode, ErrorCode
 from netra_trio.protocol.fields import ATTACHMENTS
@@ -372,6 +374,8 @@ LIMITS: Mapping[str, str] = {  # those that are no setting
     "consecutive bad frames": str(BAD_FRAMES),
     "events that wait to be written on a connection": str(FEED_EVENTS),
     "text of a merged event": octets(MERGED_BYTES),
+    "data in a binary frame of the server": octets(EVENT_DATA_BYTES),
+    "media type in a binary frame": f"{MEDIA_TYPE_CHARACTERS} characters",
     "text of an agent's message in the history": octets(HISTORY_TEXT_BYTES),
     "page of history": octets(HISTORY_PAGE_BYTES),
     "contents of resume.runs together": octets(RUNS_BYTES),
