@@ -99,7 +99,7 @@ def test_refusals(server: Server) -> None:
         "agent": (404, "AGENT_NOT_FOUND"),
         "image": (400, "VALIDATION_ERROR"),
     }
-    assert "$.messages[0].content[0].type" in told["image"]["message"]
+    assert "$.messages[0].content[0].source.value: expected a data: URL" in told["image"]["message"]
 
 
 def test_a_busy_thread(server: Server) -> None:
