@@ -2,7 +2,9 @@
 
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
+import { readBinary, writeBinary } from "../../src/protocol/binary.js";
 import { decode } from "../../src/protocol/decode.js";
+import { dataFault } from "../../src/protocol/encode.js";
 import type { EventMessage, ServerMessage } from "../../src/protocol/messages.js";
 import { FrameReader } from "../../src/protocol/reader.js";
 import { binaryFrame, CompactWriter } from "../support/compact.js";
@@ -18,6 +20,24 @@ interface Example {
 const golden = JSON.parse(
   readFileSync(new URL("../../../tests/golden/server_to_client_v2.json", import.meta.url), "utf8"),
 ) as Example[];
+
+interface BinaryExample {
+  readonly name: string;
+  readonly binary: ArrayBuffer;
+  /** The JSON frame in it; null: the frame is invalid. */
+  readonly frame?: object | null;
+  /** The bytes in it, as base64. */
+  readonly data?: string;
+  readonly valid?: boolean;
+}
+
+const bytesOf = (base64: string): ArrayBuffer => new Uint8Array(Buffer.from(base64, "base64")).buffer;
+const binary = (name: string): BinaryExample[] =>
+  (
+    JSON.parse(
+      readFileSync(new URL(`../../../tests/golden/${name}_v2_binary.json`, import.meta.url), "utf8"),
+    ) as (Omit<BinaryExample, "binary"> & { binary: string })[]
+  ).map((example) => ({ ...example, binary: bytesOf(example.binary) }));
 
 /** The first frame, with the fields that examples leave empty. */
 function complete(frame: unknown): unknown {
@@ -73,6 +93,24 @@ describe("golden examples", () => {
       if (decoded.ok) expect(decoded.message).toMatchObject(complete(v1 ?? v2) as object);
       else expect(decoded.seq).toBe(Array.isArray(v2) && Number.isSafeInteger(v2[0]) && v2[0] > 0 ? v2[0] : null);
     }
+  });
+
+  it.each(binary("server_to_client"))("of a binary frame: $name", ({ binary: frame, frame: json, data }) => {
+    const decoded = reader().read(frame);
+    expect(decoded.ok).toBe(json !== null);
+    if (!decoded.ok) return;
+    expect(decoded.message).toMatchObject(json as object);
+    const { data: found } = decoded.message as { data?: ArrayBuffer };
+    expect(new Uint8Array(found ?? new ArrayBuffer(0))).toEqual(new Uint8Array(bytesOf(data ?? "")));
+  });
+
+  it.each(binary("client_to_server").filter(({ valid }) => valid))("of a client's binary frame: $name", ({ binary: frame }) => {
+    const parts = readBinary(frame);
+    if (typeof parts === "string") throw new Error(parts);
+    expect(new Uint8Array(writeBinary(parts.json, parts.data))).toEqual(new Uint8Array(frame));
+    const { type, payload } = JSON.parse(parts.json) as { type: string; payload: { attachments: { media_type: string }[] } };
+    const { attachments: [attachment], ...rest } = payload;
+    expect(dataFault(type, rest, { media_type: attachment?.media_type, bytes: parts.data })).toBe(null);
   });
 
   it("are no frames of netra.v1", () => {
