@@ -10,7 +10,7 @@ from netra_trio.protocol.problem import Refused
 CORS_SECONDS = 600  # that a browser may cache a pre-flight; every browser allows as much
 REQUESTED_HEADERS = 32  # of a pre-flight that are allowed: OpenAI's client for browsers sends ten
 
-_HEADERS = ("authorization", "content-type", "last-event-id")
+_HEADERS = ("authorization", "content-type", "content-disposition", "last-event-id")
 _EXPOSED = ("retry-after", "x-request-id", "x-vercel-ai-ui-message-stream")  # the first always
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")  # RFC 9110, 5.6.2
 

@@ -5,11 +5,11 @@
 
     app = create_app(agents={"demo": demo})
 
-Ask it "what is 12*(3+4)?", "what time is it in New York?", "what did I say?", or to count slowly.
+Ask it "what is 12*(3+4)?", "what time is it in New York?", "what did I say?", to make a file of the
+conversation, or to count slowly; or send it files.
 """
 
 import re
-import unicodedata
 from collections.abc import Awaitable, Callable, Mapping
 from time import time
 from typing import Any
@@ -19,9 +19,11 @@ from attrs import frozen
 
 from netra_trio.agents.demo.calculator import calculate
 from netra_trio.agents.demo.clock import time_in
+from netra_trio.agents.demo.files import conversation_file, description
 from netra_trio.agents.demo.questions import Question, find_questions
+from netra_trio.agents.demo.quoting import quoted
 from netra_trio.agents.run import Run
-from netra_trio.errors import StoreUnavailable, ToolError
+from netra_trio.errors import FilesFull, StorageUnavailable, StoreUnavailable, ToolError
 
 PACE = 0.03  # seconds between words: streaming is visible, and 100 words take 3 s
 THINKING = 0.3  # seconds for each thought and each tool call, so that they are visible
@@ -30,7 +32,6 @@ SLOW_SECONDS = 60  # of slow mode, one line each: time to stop it, or to disconn
 RULES_CHARACTERS = 2000  # of a message that the rules search: bounds the time of the search
 HISTORY_MESSAGES = 50  # of the thread that are searched for messages of the user
 QUOTED_MESSAGES = 5  # the newest of them, which are quoted
-QUOTE_CHARACTERS = 120  # of a quotation; a longer one is shortened
 ERROR_CHARACTERS = 300  # of the quoted error of a tool; those of the demo tools are shorter
 DIGITS = 40  # of an integer in the answer; a longer one is shortened
 
@@ -38,6 +39,7 @@ EXAMPLES = (
     ("what is 12*(3+4)?", "I ask my calculator"),
     ("what time is it in New York and Tokyo?", "I ask my clock, twice at the same time"),
     ("what did I say?", "I look into the history of this thread"),
+    ("make a file of this conversation", "I attach what was said to my answer"),
     ("count slowly", f"I count for {SLOW_SECONDS} seconds, until you stop me"),
 )
 
@@ -46,7 +48,7 @@ async def demo(run: Run) -> None:
     """Answer by simple rules, word by word, as Markdown; the result is the emitted text."""
     text = run.content[:RULES_CHARACTERS]
     await _think(run, "Reading your message", 1)
-    rule = next(rule for rule in RULES if rule.applies(text))
+    rule = FILES if run.attachments else next(rule for rule in RULES if rule.applies(text))
     await _think(run, rule.thought, 2)
     await rule.answer(run, text)
 
@@ -96,6 +98,24 @@ async def _tell_history(run: Run, _: str) -> None:
     await _write(run, "Before this you said, oldest first:\n\n" + "".join(quotes))
 
 
+async def _make_file(run: Run, _: str) -> None:
+    try:
+        earlier = await run.history(HISTORY_MESSAGES)
+        said = [("You" if m.role == "user" else "Demo", m.content) for m in earlier]
+        content = conversation_file([*said, ("You", run.content)])
+        await run.attach("conversation.md", content, "text/markdown")
+    except (StoreUnavailable, StorageUnavailable, FilesFull):
+        await _write(run, "I cannot make a file right now. Please ask again in a moment.")
+        return
+    await _write(run, f"Here is what was said: {_counted(len(earlier) + 1, 'message')}.")
+
+
+async def _describe_files(run: Run, _: str) -> None:
+    begin = f"You sent {_counted(len(run.attachments), 'file')}:\n\n"
+    lines = [f"- {await description(attachment)}\n" for attachment in run.attachments]
+    await _write(run, begin + "".join(lines))
+
+
 async def _help(run: Run, _: str) -> None:
     await _write(
         run,
@@ -130,6 +150,11 @@ class Rule:
 
 RULES = (
     Rule(re.compile(r"(?i)\bslow(?:ly)?\b").search, "This is to be slow, so I count", _count),
+    Rule(
+        re.compile(r"(?i)\b(?:make|write|create|attach|send|give)\b.*\bfiles?\b").search,
+        "This is to be a file",
+        _make_file,
+    ),
     Rule(find_questions, "My tools can answer this", _use_tools),
     Rule(
         re.compile(r"(?i)\bhistory\b|\bwhat (?:did|have) I (?:just )?sa(?:y|id)\b").search,
@@ -146,6 +171,9 @@ RULES = (
     ),
     Rule(lambda _: True, "No rule of mine fits, so I show what I got", _reflect),
 )
+
+FILES = Rule(bool, "I have to read your files", _describe_files)
+"""For messages with files, whatever their text is."""
 
 # The tools.
 
@@ -200,24 +228,6 @@ async def _say(run: Run, text: str) -> None:
     for word in re.findall(r"\s*\S+\s*", text):
         await run.emit(word)
         await trio.sleep(PACE)
-
-
-def quoted(text: str, limit: int = QUOTE_CHARACTERS) -> str:
-    """Return any text as a Markdown code span of one line, shortened if it is long.
-
-    >>> quoted("a *bold*  `claim`")
-    '`` a *bold* `claim` ``'
-    """
-    begin = text[: 2 * limit]
-    words = "".join(" " if unicodedata.category(c) in {"Cc", "Cs"} else c for c in begin).split()
-    line = " ".join(words)
-    if len(line) > limit or len(begin) < len(text):
-        line = line[:limit].rstrip() + "…"
-    if not line:
-        return "nothing"
-    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
-    space = " " if "`" in line else ""
-    return f"{fence}{space}{line}{space}{fence}"
 
 
 def _counted(number: int, noun: str) -> str:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from contextvars import copy_context
 from itertools import pairwise
 from typing import Any, TypeVar
-from unittest.mock import Mock
 
 import orjson
 import pytest
@@ -13,19 +12,19 @@ import trio
 from attrs import define, field
 from hypothesis import given
 from hypothesis import strategies as st
+from support.kept_files import KeptFiles
 from trio.testing import MockClock
 
 from netra_trio.agents.demo.agent import (
     EXAMPLES,
     PACE,
-    QUOTE_CHARACTERS,
     SLOW_SECONDS,
     THINKING,
     demo,
-    quoted,
 )
 from netra_trio.agents.demo.calculator import calculate
 from netra_trio.agents.demo.echo import echo
+from netra_trio.agents.demo.quoting import QUOTE_CHARACTERS, quoted
 from netra_trio.agents.execution import Ending, Execution, execute_runs
 from netra_trio.agents.run import Agent, RunSpec
 from netra_trio.broker.base import HistoryLimits
@@ -40,6 +39,7 @@ from netra_trio.ids import (
     new_message_id,
     new_run_id,
 )
+from netra_trio.protocol.binary import BinaryEvent
 from netra_trio.protocol.fields import JsonObject
 from netra_trio.protocol.messages import (
     AgentStarted,
@@ -73,8 +73,9 @@ class Collector:
     async def wait_for_room(self, size: int) -> None:
         raise AssertionError(f"there is room for {size} bytes")
 
-    def append(self, event: Event, size: int, correlation_id: CorrelationId) -> None:
+    def append(self, event: Event | BinaryEvent, size: int, correlation_id: CorrelationId) -> None:
         assert size <= 256 * 1024
+        assert not isinstance(event, BinaryEvent)
         assert correlation_id == CORRELATION
         self.events.append(event)
         self.times.append(trio.current_time())
@@ -97,7 +98,11 @@ class Collector:
 
 
 def execution(
-    content: str, outlet: Collector, store: Store | None = None, agent: Agent = demo
+    content: str,
+    outlet: Collector,
+    store: Store | None = None,
+    agent: Agent = demo,
+    files: KeptFiles | None = None,
 ) -> Execution:
     message = NewMessage(
         user_id=ANN,
@@ -111,14 +116,22 @@ def execution(
         content=content,
         created_at=0.0,
     )
-    spec = RunSpec(message, agent, permissions=frozenset(), input=None, timeout=300.0)
+    files = files or KeptFiles()
+    spec = RunSpec(
+        message,
+        agent,
+        permissions=frozenset(),
+        input=None,
+        timeout=300.0,
+        files=tuple(file for file, _ in files.files.values()),
+    )
     return Execution(
         spec,
         outlet,
         store or MemoryStore(),
         wall_clock=lambda: 0.0,
         publisher=Publisher(MemoryBackend().broker, HistoryLimits(), lambda: 0.0),
-        files=Mock(),
+        files=files,
         context=copy_context(),
         open_questions={},
     )
@@ -150,10 +163,12 @@ async def execute(run: Execution) -> Ending:
     return ending
 
 
-async def ask(content: str, store: Store | None = None) -> Collector:
+async def ask(
+    content: str, store: Store | None = None, files: KeptFiles | None = None
+) -> Collector:
     """Run the demo agent; check the properties that all its answers have."""
     outlet = Collector()
-    ending = await execute(execution(content, outlet, store))
+    ending = await execute(execution(content, outlet, store, files=files))
     assert ending.status is RunStatus.COMPLETED
     assert ending.result == orjson.dumps(outlet.text)
     assert [type(event) for event in outlet.events[:2]] == [AgentStarted, AgentThinking]
@@ -311,6 +326,62 @@ async def test_the_answer_while_the_store_is_unavailable(autojump_clock: MockClo
     assert "ask again in a moment" in (await ask("history", UnavailableStore())).text
 
 
+async def test_a_file_of_the_conversation(autojump_clock: MockClock) -> None:
+    store, files = MemoryStore(), KeptFiles()
+    await record(store, question="*Hello*", answer="Hi!")
+    outlet = await ask("please make a file of it", store, files)
+    assert outlet.text == "Here is what was said: 3 messages."
+    [(file, content)] = files.files.values()
+    assert (file.name, file.media_type, file.user_id) == ("conversation.md", "text/markdown", ANN)
+    assert content.decode() == (
+        "## You\n\n*Hello*\n\n## Demo\n\nHi!\n\n## You\n\nplease make a file of it\n"
+    )
+
+
+async def test_a_file_while_the_storage_is_unavailable(autojump_clock: MockClock) -> None:
+    outlet = await ask("make a file", files=KeptFiles(is_down=True))
+    assert "ask again in a moment" in outlet.text
+
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\x0dIHDR" + b"\0\0\x01\x40" + b"\0\0\0\xf0" + b"..."
+
+
+@pytest.mark.parametrize(
+    ("data", "media_type", "text"),
+    [
+        (b"one\n\n*two*\nthree\nfour", "text/plain", "; it begins with `one`, `*two*`, `three`"),
+        ("Grüße".encode(), "text/markdown", "; it begins with `Grüße`"),
+        (b"x\xff", "application/json", "; it begins with `x\ufffd`"),
+        (b" \n", "text/plain", ""),
+        (b"", "text/plain", ""),
+        (PNG, "image/png", ", 320 by 240 pixels"),
+        (PNG[:23], "image/png", ""),
+        (b"GIF" + PNG, "image/png", ""),
+        (b"%PDF-", "application/pdf", ""),
+    ],
+)
+async def test_a_file_is_described(
+    data: bytes, media_type: str, text: str, autojump_clock: MockClock
+) -> None:
+    files = KeptFiles()
+    files.put(data, "a `b`.txt", media_type, user=ANN)
+    size = "1 byte" if len(data) == 1 else f"{len(data)} bytes"
+    outlet = await ask("what is 1+1?", files=files)
+    known = f"`` a `b`.txt ``, `{media_type}`, {size}"
+    assert outlet.text == f"You sent 1 file:\n\n- {known}{text}\n"
+
+
+async def test_files_that_cannot_be_read_are_named(autojump_clock: MockClock) -> None:
+    files = KeptFiles(is_down=True)
+    for name in ("a.txt", "b.txt"):
+        files.put(b"x", name, user=ANN)
+    outlet = await ask("look", files=files)
+    assert outlet.text == "You sent 2 files:\n\n" + "".join(
+        f"- `{name}`, `text/plain`, 1 byte; I cannot read it right now\n"
+        for name in ("a.txt", "b.txt")
+    )
+
+
 @pytest.mark.parametrize("content", ["help", "Hello!", "  good morning", "hi", "can you HELP me?"])
 async def test_the_answer_to_a_greeting(content: str, autojump_clock: MockClock) -> None:
     outlet = await ask(content)
@@ -383,6 +454,7 @@ async def test_each_example_has_its_documented_effect(
         "calculator": "is **84**",
         "clock": "Asia/Tokyo",
         "history": "first message",
+        "attach": "Here is what was said: 1 message.",
         "count": f"of {SLOW_SECONDS}",
     }
     (sign,) = (sign for word, sign in signs.items() if word in effect)
