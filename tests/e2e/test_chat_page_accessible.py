@@ -13,7 +13,10 @@ from support.browser import (
     Visitor,
     answers,
     axe_faults,
+    choose,
     chromium,
+    file,
+    picture,
     said,
     say,
     sign_in,
@@ -56,6 +59,9 @@ async def talk(run):
     word = run.content.partition(" ")[0]
     if word == "markdown":
         await run.emit(MARKDOWN)
+    elif word == "files":
+        for file in run.attachments:
+            await run.attach(f"copy of {file.name}", await file.read())
     elif word == "work":
         await run.think("Looking around", step=1, total=2)
         async with run.tool("search", query="trio", limit=3) as tool:
@@ -97,6 +103,8 @@ ARABIC = "\u0643\u064a\u0641 \u062d\u0627\u0644\u0643\u061f (Trio 0.32)"
 WIDE: ViewportSize = {"width": 1280, "height": 800}
 PHONE: ViewportSize = {"width": 390, "height": 780}
 WIDTHS = (320, 390, 768, 1280)
+FILE_BYTES = 10_000
+
 # In forced colours only a border shows these.
 BORDERLESS = """[...document.querySelectorAll(".mark, .bubble")]
     .filter(one => getComputedStyle(one).borderTopWidth === "0px")
@@ -188,6 +196,26 @@ def list_of_conversations(page: Page) -> None:
     page.get_by_role("textbox", name="Title").wait_for()
 
 
+def files(page: Page) -> None:
+    """Show files in the box, one of them refused, and those of a message and its answer."""
+    choose(page, picture("photo.png"), file("a plan with a very long name.pdf", b"%PDF-1.7"))
+    expect(page.get_by_role("button", name=re.compile("^Remove "))).to_have_count(2)
+    say(page, "files")
+    expect(answers(page).locator(".file-card")).to_have_count(1)
+    expect(page.locator(".message .thumbnail img")).to_have_count(2)
+    choose(page, picture("next.png"), file("large.bin", bytes(FILE_BYTES + 1)))
+    expect(page.locator(".upload .fault")).to_contain_text("This file is too large")
+    page.get_by_role("button", name="Edit message").click()
+    page.get_by_role("form", name="Edit message").wait_for()
+
+
+def image_dialog(page: Page) -> None:
+    choose(page, picture("photo.png"))
+    say(page, "look")
+    page.get_by_role("button", name="Show photo.png larger").click()
+    expect(page.get_by_role("dialog", name="photo.png").get_by_role("img")).to_be_visible()
+
+
 def shortcuts(page: Page) -> None:
     page.get_by_role("button", name="Keyboard shortcuts").click()
     page.get_by_role("dialog").wait_for()
@@ -195,6 +223,7 @@ def shortcuts(page: Page) -> None:
 
 STATES: list[Callable[[Page], None]] = [
     *(empty, talk, run, approval, form, forms, drawer, list_of_conversations, shortcuts),
+    *(files, image_dialog),
 ]
 
 
@@ -203,6 +232,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("accessible")
     write_agents(folder, AGENTS)
     settings = {"WEBSOCKET_MAX_MESSAGE_RATE": "1000", "WEBSOCKET_DRAIN_TIMEOUT": "100"}
+    settings["FILES_MAX_BYTES"] = str(FILE_BYTES)
     with serving(folder, "--agent", "outside_agents:talk", **settings) as running:
         yield running
 

@@ -1,19 +1,21 @@
 """Files on the chat page: chosen, pasted, dropped, broken off, kept, refused and shown."""
 
 import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import FilePayload, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 from support.browser import (
     Visitor,
     answers,
     bubbles,
+    choose,
     chromium,
     connected,
+    file,
     message_box,
+    picture,
     said,
     say,
     sign_in,
@@ -49,24 +51,7 @@ DRAG = """([kind, name]) => {
 }"""
 
 
-def png(width: int = 40, height: int = 30) -> bytes:
-    """Return an image of one colour."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        body = kind + data
-        return len(data).to_bytes(4) + body + zlib.crc32(body).to_bytes(4)
-
-    head = width.to_bytes(4) + height.to_bytes(4) + b"\x08\x02\x00\x00\x00"
-    rows = (b"\x00" + b"\x0f\x76\x6e" * width) * height
-    parts = (chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
-def file(name: str, content: bytes, media_type: str = "") -> FilePayload:
-    return {"name": name, "mimeType": media_type, "buffer": content}
-
-
-PHOTO = file("photo.png", png(), "image/png")
+PHOTO = picture("photo.png")
 NOTES = file("notes.txt", "Grüße, one\ntwo\n".encode(), "text/plain")
 
 
@@ -95,12 +80,6 @@ def page(visitor: Visitor, request: pytest.FixtureRequest) -> Iterator[Page]:
     opened.close()
 
 
-def choose(page: Page, *files: FilePayload) -> None:
-    with page.expect_file_chooser() as chooser:
-        page.get_by_role("button", name="Attach files").click()
-    chooser.value.set_files(files)
-
-
 def uploads(page: Page) -> Locator:
     return page.get_by_role("list", name="Files of this message").get_by_role("listitem")
 
@@ -123,7 +102,7 @@ def test_files_of_messages_and_answers(page: Page, visitor: Visitor, tmp_path: P
     expect(uploads(page)).to_have_text([re.compile("photo.png"), re.compile("notes.txt")])
     expect(uploads(page).filter(has_text="Text, 17 bytes")).to_have_count(1)
     say(page, "Look at these")
-    expect(answers(page)).to_contain_text(f"photo.png, image/png, {len(png())} bytes.")
+    expect(answers(page)).to_contain_text(f"photo.png, image/png, {len(PHOTO['buffer'])} bytes.")
     expect(answers(page)).to_contain_text("notes.txt, text/plain, 17 bytes.")
     expect(uploads(page)).to_have_count(0)
     is_drawn(images(said(page)))
@@ -160,7 +139,7 @@ def test_files_of_messages_and_answers(page: Page, visitor: Visitor, tmp_path: P
 
 
 def test_files_that_are_pasted_and_dropped_are_kept_over_a_reload(page: Page) -> None:
-    message_box(page).evaluate(PASTE, ["image.png", "image/png", list(png())])
+    message_box(page).evaluate(PASTE, ["image.png", "image/png", list(PHOTO["buffer"])])
     expect(uploads(page)).to_contain_text("PNG image")
     page.evaluate(DRAG, ["dragover", "dropped.txt"])
     expect(page.get_by_text("Drop files to attach them")).to_be_visible()
@@ -205,7 +184,8 @@ def test_an_upload_that_breaks_off_begins_again_and_its_message_waits(
 def test_a_file_beyond_the_limit_is_refused_in_plain_words(page: Page, visitor: Visitor) -> None:
     before = len(visitor.asked)
     choose(page, file("too-large.bin", bytes(LIMIT + 1)))
-    expect(uploads(page)).to_contain_text("This file is too large: 1 MB, at most 1 MB are allowed.")
+    fault = "This file is too large: 1,000,001 bytes, at most 1,000,000 bytes are allowed."
+    expect(uploads(page)).to_contain_text(fault)
     say(page, "Read this")
     expect(page.get_by_role("alert")).to_contain_text("Remove the files that were not uploaded")
     page.get_by_role("button", name="Remove too-large.bin").click()

@@ -32,7 +32,9 @@ FOREIGN = ("Origin", "https://evil.example")
 CORS = {
     "access-control-allow-origin": "http://localhost:3000",
     "access-control-allow-methods": "GET, HEAD, POST, OPTIONS",
-    "access-control-allow-headers": "authorization, content-type, last-event-id",
+    "access-control-allow-headers": (
+        "authorization, content-type, content-disposition, last-event-id"
+    ),
     "access-control-expose-headers": "retry-after",
     "access-control-max-age": "600",
 }

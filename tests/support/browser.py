@@ -12,6 +12,7 @@ skipped; in CI they fail.
 
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -24,6 +25,7 @@ from playwright.sync_api import (
     BrowserContext,
     ConsoleMessage,
     Error,
+    FilePayload,
     Locator,
     Page,
     Request,
@@ -221,6 +223,31 @@ def say(page: Page, text: str) -> None:
     """Type a message and send it."""
     message_box(page).fill(text)
     page.get_by_role("button", name="Send", exact=True).click()
+
+
+def choose(page: Page, *files: FilePayload) -> None:
+    """Choose files for the message in the box."""
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Attach files").click()
+    chooser.value.set_files(files)
+
+
+def file(name: str, content: bytes, media_type: str = "") -> FilePayload:
+    """Return a file that can be chosen."""
+    return {"name": name, "mimeType": media_type, "buffer": content}
+
+
+def picture(name: str, width: int = 40, height: int = 30) -> FilePayload:
+    """Return an image of one colour."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return len(data).to_bytes(4) + body + zlib.crc32(body).to_bytes(4)
+
+    head = width.to_bytes(4) + height.to_bytes(4) + b"\x08\x02\x00\x00\x00"
+    rows = (b"\x00" + b"\x0f\x76\x6e" * width) * height
+    parts = (chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
+    return file(name, b"\x89PNG\r\n\x1a\n" + b"".join(parts), "image/png")
 
 
 def articles(page: Page) -> Locator:

@@ -158,11 +158,12 @@ describe("a file that is chosen", () => {
   });
 
   it("that cannot be uploaded is refused in plain words, and not left out of the message", async () => {
-    await choose(text("large.txt", 1_001), text("gone.txt"));
+    await choose(text("large.txt", 1_001), text("gone.txt"), text("larger.txt", 2_500));
     await end((upload) => upload.unreadable());
     expect(states()).toEqual([
-      "This file is too large: 1 KB, at most 1 KB are allowed.",
+      "This file is too large: 1,001 bytes, at most 1,000 bytes are allowed.",
       "This file was changed or removed. Choose it again.",
+      "This file is too large: 2.5 KB, at most 1 KB are allowed.",
     ]);
     expect(page.has("Try large.txt again")).toBe(false);
     await page.say("Look");
@@ -171,6 +172,7 @@ describe("a file that is chosen", () => {
     expect(page.box.value).toBe("Look");
     await page.click("Remove large.txt");
     await page.click("Remove gone.txt");
+    await page.click("Remove larger.txt");
     expect(page.texts("#composer-fault")).toEqual([]);
     await page.press("Enter");
     expect(attachments()).toEqual([undefined]);

@@ -59,7 +59,7 @@ function Thumbnail({ file, onBroken }: { file: ListedFile; onBroken: () => void 
         aria-label={`Show ${name} larger`}
         title={`${name} – ${detailsText(file)}`}
         aria-busy={url === null}
-        onClick={() => setLarge(url !== null)}
+        onClick={() => setLarge(true)}
       >
         {url === null ? <span className="spinner" aria-hidden="true" /> : <img src={url} alt="" draggable={false} onError={onBroken} />}
       </button>

@@ -68,9 +68,10 @@ const UPLOAD: Readonly<Record<string, string>> = {
 /** Why a file was not uploaded. */
 export function uploadProblem(error: ErrorBody, { bytes }: Pick<UploadItem, "bytes">, maxSize: number | undefined): string {
   if (error.code === "MESSAGE_TOO_LARGE") {
-    return maxSize === undefined || bytes <= maxSize
-      ? "This file is too large."
-      : `This file is too large: ${sizeText(bytes)}, at most ${sizeText(maxSize)} are allowed.`;
+    if (maxSize === undefined || bytes <= maxSize) return "This file is too large.";
+    const isClose = sizeText(bytes) === sizeText(maxSize);
+    const [size, most] = [bytes, maxSize].map((value) => (isClose ? `${value.toLocaleString("en")} bytes` : sizeText(value)));
+    return `This file is too large: ${size}, at most ${most} are allowed.`;
   }
   const { text, help } = explain(error);
   return UPLOAD[error.code] ?? `${text} ${help}`.trim();
