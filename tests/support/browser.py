@@ -13,7 +13,7 @@ skipped; in CI they fail.
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
@@ -239,15 +239,21 @@ def file(name: str, content: bytes, media_type: str = "") -> FilePayload:
 
 def picture(name: str, width: int = 40, height: int = 30) -> FilePayload:
     """Return an image of one colour."""
+    return file(name, png([b"\x0f\x76\x6e" * width] * height), "image/png")
+
+
+def png(rows: Sequence[bytes]) -> bytes:
+    """Return an image; a row has three bytes for each pixel: red, green and blue."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         body = kind + data
         return len(data).to_bytes(4) + body + zlib.crc32(body).to_bytes(4)
 
-    head = width.to_bytes(4) + height.to_bytes(4) + b"\x08\x02\x00\x00\x00"
-    rows = (b"\x00" + b"\x0f\x76\x6e" * width) * height
-    parts = (chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
-    return file(name, b"\x89PNG\r\n\x1a\n" + b"".join(parts), "image/png")
+    width = len(rows[0]) // 3
+    head = width.to_bytes(4) + len(rows).to_bytes(4) + b"\x08\x02\x00\x00\x00"
+    data = zlib.compress(b"".join(b"\x00" + row for row in rows))
+    parts = (chunk(b"IHDR", head), chunk(b"IDAT", data), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def articles(page: Page) -> Locator:

@@ -12,7 +12,18 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
-from support.browser import answers, chromium, said, say, sign_in, visiting
+from support.browser import (
+    answers,
+    choose,
+    chromium,
+    file,
+    message_box,
+    png,
+    said,
+    say,
+    sign_in,
+    visiting,
+)
 from support.pages import pages
 from support.server import Server, serving, sign, write_agents
 from support.vercel_page import vercel_page
@@ -70,6 +81,59 @@ async def tidy(run):
     async with run.tool("delete_file", approve=True, name="2019-todo.txt"):
         pass
 """
+
+
+FILES_LIMIT = 5_000_000  # bytes
+
+FILES_AGENT = """
+async def analyst(run):
+    async with run.tool("read_table", file=run.attachments[0].name) as tool:
+        tool.result = {"rows": 214}
+    await run.emit("The sales grew in **nine of twelve** months. ")
+    await run.emit("Here are the chart and the numbers.")
+    await run.attach("chart.png", await run.attachments[1].read())
+    await run.attach("sales by month.csv", b"month,sales\\n" * 90)
+"""
+
+
+def chart() -> bytes:
+    """Return an image with bars."""
+    heights = [70, 84, 78, 96, 110, 104, 128, 140, 134, 152, 170, 188]
+    bar, ground = b"\x0f\x76\x6e", b"\xf6\xf7\xf7"
+    rows = []
+    for level in range(220, 0, -1):
+        bars = (24 * (bar if level - 14 <= height and level > 14 else ground) for height in heights)
+        rows.append(10 * ground + b"".join(one + 6 * ground for one in bars) + 4 * ground)
+    return png(rows)
+
+
+def take_files(server: Server, folder: Path) -> None:
+    """Take two screenshots of the chat page with files: in a message, an answer and the box."""
+    looks = {"files": LOOKS["light"], "files-narrow": LOOKS["narrow"] | {"color_scheme": "dark"}}
+    table = file("sales 2026.xlsx", b"PK\x03\x04" + bytes(48_000))
+    image = file("whiteboard.png", chart(), "image/png")
+    with chromium() as browser:
+        for name, options in looks.items():
+            with visiting(browser, server.address, **options) as visitor:
+                page = visitor.page()
+                sign_in(page, name)
+                choose(page, table, image)
+                expect(page.locator(".upload.done")).to_have_count(2)
+                say(page, "What do these numbers tell?")
+                expect(page.locator(".message .thumbnail img")).to_have_count(2)
+                expect(answers(page)).to_have_attribute("aria-busy", "false")
+                network = page.context.new_cdp_session(page)
+                network.send("Network.enable")
+                network.send(
+                    "Network.emulateNetworkConditions",
+                    {"offline": False, "latency": 0, "downloadThroughput": -1}
+                    | {"uploadThroughput": 500_000},
+                )
+                choose(page, image, file("recording.mp4", bytes(FILES_LIMIT)))
+                choose(page, file("all pictures.zip", bytes(FILES_LIMIT + 1_400_000)))
+                page.locator("progress:not([value='0'])").wait_for()
+                message_box(page).fill("And these?")
+                page.screenshot(path=folder / f"chat-{name}.png")
 
 
 def converse(page: Page) -> None:
@@ -138,6 +202,10 @@ def main() -> None:
         write_agents(folder, TIDYING)
         with serving(folder, "--agent", "outside_agents:tidy", "--door", "vercel") as server:
             take_vercel(server, IMAGES)
+        write_agents(folder, FILES_AGENT)
+        settings = {"FILES_MAX_BYTES": str(FILES_LIMIT)}
+        with serving(folder, "--agent", "outside_agents:analyst", **settings) as server:
+            take_files(server, IMAGES)
     sys.stdout.write("".join(f"{path}\n" for path in sorted(IMAGES.glob("*.png"))))
 
 
