@@ -136,10 +136,11 @@ def test_a_body_that_is_no_object_is_refused() -> None:
 
 
 def test_only_messages_of_the_user_get_the_history() -> None:
-    wire = DoorFormat(read(USER, USER).history)
+    history = read(USER, USER).history
+    wire = DoorFormat(history)
     frame = {"type": "user_message", "payload": {"content": "hi", "thread_id": "t"}}
     decoded = wire.decode(orjson.dumps(frame).decode(), max_size=1000).message
-    assert decoded == PostedMessage(content="hi", thread_id=decoded.thread_id, history=wire.history)
+    assert decoded == PostedMessage(content="hi", thread_id=decoded.thread_id, history=history)
     ping = wire.decode('{"type": "ping", "payload": {}}', max_size=1000)
     assert ping.message == Ping({})
 
