@@ -33,8 +33,9 @@ OTHER_BYTES = 64 * 1024  # of a form beside its file
 BOUNDARY_CHARACTERS = 70  # RFC 2046, 5.1.1
 
 _FORM = "multipart/form-data"
+# RFC 8187, 3.2.1, and the other encoding of its predecessor; Python knows some that raise errors.
 _ENCODED_NAME = re.compile(
-    r";\s*filename\*\s*=\s*([A-Za-z0-9-]{1,20})'[^']*'([^\s;\"]+)", re.IGNORECASE
+    r";\s*filename\*\s*=\s*(utf-8|iso-8859-1)'[^']*'([^\s;\"]+)", re.IGNORECASE
 )
 
 
@@ -62,10 +63,7 @@ def name_of(dispositions: Iterable[str]) -> str:
     value = "; ".join(dispositions)
     encoded = _ENCODED_NAME.search(value)
     if encoded is not None:
-        try:
-            return unquote(encoded[2], encoding=encoded[1], errors="replace")
-        except LookupError:  # no such encoding
-            pass
+        return unquote(encoded[2], encoding=encoded[1], errors="replace")
     _, options = parse_options_header(value, unquote=content_disposition_unquote)
     return _utf8(options.get("filename", ""))
 

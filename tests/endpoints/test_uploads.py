@@ -75,6 +75,8 @@ async def test_a_raw_body() -> None:
         ("", 'attachment; filename="\xe9.txt"', "\xe9.txt"),
         ("", "attachment; filename=\"b\"; filename*=UTF-8''%E2%82%AC.txt", "\u20ac.txt"),
         ("", "attachment; filename*=nonsense''%61; filename=b", "b"),
+        ("", "attachment; filename*=idna''%61; filename=b", "b"),
+        ("", "attachment; filename*=punycode''%80; filename=b", "b"),
         ("", "attachment; filename*=iso-8859-1'en'%E9.txt", "\xe9.txt"),
         ("", "nonsense", ""),
         ("", ";;;===", ""),
