@@ -38,7 +38,8 @@ class FileStorage(Protocol):
     """The content of files, by their ids. Content is written once and never changed.
 
     Every method raises `StorageUnavailable` if the storage cannot do it now. Cancelling is always
-    safe: `put` then may or may not have stored the content, which `delete` removes.
+    safe: `put` then may or may not have stored the content, which `delete` removes. What is stored
+    after that, because a call could not be stopped, `put` removes itself.
     """
 
     @property

@@ -13,6 +13,7 @@ import secrets
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -71,7 +72,10 @@ class FolderStorage:
 
     async def put(self, file_id: FileId, path: Path) -> None:
         """Move a temporary file to its place, when the disk has its content."""
-        await self.threads.run(self._put, self._path(file_id), path)
+        target = self._path(file_id)
+        await self.threads.run_undoable(
+            partial(self._put, target, path), partial(target.unlink, missing_ok=True)
+        )
 
     @asynccontextmanager
     async def read(

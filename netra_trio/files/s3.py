@@ -9,8 +9,9 @@ frameworks for agents depend on it too, so that one version serves both.
 
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -91,7 +92,11 @@ class S3Storage:
 
     async def put(self, file_id: FileId, path: Path) -> None:
         """Store the content of a temporary file, in one request."""
-        await self._run(self._put, self._key(file_id), path)
+        key = self._key(file_id)
+        with _failing():
+            await self.threads.run_undoable(
+                partial(self._put, key, path), partial(self._delete, key)
+            )
 
     @asynccontextmanager
     async def read(
@@ -124,21 +129,9 @@ class S3Storage:
         return self._prefix + file_id
 
     async def _run(self, function: Callable[[*_Ts], _T], *args: *_Ts) -> _T:
-        """Call a function in a thread.
-
-        Raises:
-            ContentMissing: There is no such object.
-            StorageUnavailable: The service does not answer, or refuses the request.
-        """
-        try:
+        """Call a function in a thread; it raises as `_failing`."""
+        with _failing():
             return await self.threads.run(function, *args)
-        except ClientError as error:
-            code = _code_of(error)
-            if code in _MISSING:
-                raise ContentMissing("there is no such object") from None
-            raise StorageUnavailable(f"S3 answers {code}") from error
-        except BotoCoreError as error:
-            raise StorageUnavailable(type(error).__name__) from error
 
     def _check(self) -> None:
         make_private(self.spool_folder)
@@ -177,6 +170,25 @@ class _Object(Guarded):
         if self._body is not None:
             self._body.close()
             self._body = None
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    """Raise what a caller expects for an error of botocore.
+
+    Raises:
+        ContentMissing: There is no such object.
+        StorageUnavailable: The service does not answer, or refuses the request.
+    """
+    try:
+        yield
+    except ClientError as error:
+        code = _code_of(error)
+        if code in _MISSING:
+            raise ContentMissing("there is no such object") from None
+        raise StorageUnavailable(f"S3 answers {code}") from error
+    except BotoCoreError as error:
+        raise StorageUnavailable(type(error).__name__) from error
 
 
 def _connect() -> Any:

@@ -50,6 +50,26 @@ class StorageThreads:
         except OSError as error:
             raise StorageUnavailable(error.strerror or type(error).__name__) from error
 
+    async def run_undoable(
+        self, function: Callable[[], object], undo: Callable[[], object]
+    ) -> None:
+        """Call a function as `run` does; if it is abandoned, its thread calls `undo` at the end.
+
+        So what takes effect after this has returned is undone.
+        """
+        is_abandoned = threading.Event()
+
+        def call() -> None:
+            function()
+            if is_abandoned.is_set():
+                undo()
+
+        try:
+            await self.run(call)
+        except trio.Cancelled:
+            is_abandoned.set()
+            raise
+
 
 class Guarded(ABC):
     """Something that threads use, and that may be closed while they do.

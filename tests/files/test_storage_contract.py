@@ -2,8 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -150,6 +152,37 @@ async def test_nothing_is_left_of_content_that_is_not_there(kept: Kept) -> None:
     with pytest.raises(StorageUnavailable):
         await kept.storage.put(new_file_id(), path)
     assert kept.objects == set()
+
+
+async def test_nothing_is_stored_behind_a_cancelled_put(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, is_called, may_end = kept.storage, threading.Event(), threading.Event()
+
+    def slow(call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            is_called.set()
+            assert may_end.wait(100)
+            return call(*args, **kwargs)
+
+        return called
+
+    if isinstance(storage, S3Storage):
+        client = storage._client
+        monkeypatch.setattr(client, "put_object", slow(client.put_object))
+    elif isinstance(storage, FolderStorage) and storage.is_temporary:
+        return  # its calls are not in threads
+    else:
+        monkeypatch.setattr("os.fsync", slow(os.fsync))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(storage.put, new_file_id(), kept.spooled(b"content"))
+        assert await trio.to_thread.run_sync(is_called.wait, 100)
+        nursery.cancel_scope.cancel()
+    may_end.set()
+    limiter = storage.threads._limiter
+    limiter.total_tokens = 1
+    async with limiter:  # the thread has ended
+        assert kept.objects == set()
 
 
 async def test_the_storage_can_be_used(kept: Kept) -> None:
