@@ -130,6 +130,7 @@ def test_the_discovery_document(dev: Server) -> None:
                 "service_discovery": "/ws/config",
                 "ticket": "/ws/ticket",
                 "health": "/ws/health",
+                "files": "/ws/files",
             },
             "connection_limits": {
                 "max_connections_per_user": 5,
@@ -137,6 +138,7 @@ def test_the_discovery_document(dev: Server) -> None:
                 "heartbeat_interval": 30000,
                 "max_message_size": 10240,
                 "resume_window": 120_000,
+                "max_file_size": 26_214_400,
             },
             "auth": {"methods": ["header", "subprotocol", "ticket", "query"]},
         }
@@ -151,6 +153,7 @@ async def test_discovery_and_hello_follow_the_settings(other: Server) -> None:
         "heartbeat_interval": 12000,
         "max_message_size": 4096,
         "resume_window": 120_000,
+        "max_file_size": 26_214_400,
     }
     token = sign(iss="https://issuer.example", aud="netra")
     async with other.connect(token=token) as client:
