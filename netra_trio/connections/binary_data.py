@@ -27,7 +27,7 @@ class DataFiles(Protocol):
         ...
 
 
-async def add_data(events: list[bytes], references: list[DataReference], files: DataFiles) -> None:
+async def add_data(events: list[bytes], references: list[DataReference], files: DataFiles) -> bool:
     """Replace the frames of the references by frames with their data; clear the references.
 
     An event whose data cannot be read in time keeps its frame: the client reads the file itself.
@@ -37,6 +37,9 @@ async def add_data(events: list[bytes], references: list[DataReference], files: 
         events: The frames of events, which have those of the references among them.
         references: The references, in the same order.
         files: The files.
+
+    Returns:
+        Whether the storage has answered in time. If not, the next write would wait as well.
     """
     wanted = references.copy()
     references.clear()
@@ -47,6 +50,8 @@ async def add_data(events: list[bytes], references: list[DataReference], files: 
             except ContentMissing:
                 continue
             except StorageUnavailable:
-                return
+                return False
             if len(data) == reference.size:
                 events[events.index(reference.frame)] = reference.with_data(data)
+        return True
+    return False

@@ -43,6 +43,7 @@ class Connection:
         outgoing: The channels to its writer.
         reason: Why it ends; None while it is open.
         final_error: The encoded error that is sent right before the close frame.
+        reads_data: Whether the file storage is asked for the data of events of another node.
         is_finishing: Whether the writer has started to send the last frames.
         changed: Set when it ends; set and replaced when a new token is accepted.
         ping_due: Whether the writer has to send a protocol ping with its next write.
@@ -65,6 +66,7 @@ class Connection:
     reason: EndReason | None = None
     peer_code: int | None = None
     final_error: bytes | None = None
+    reads_data: bool = True
     is_finishing: bool = False
     frames_in: int = 0
     frames_out: int = 0

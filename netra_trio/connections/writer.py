@@ -31,7 +31,7 @@ async def write(connection: Connection) -> None:
         frames = outgoing.take_control()
         frames += [encode_event(e) for e in feed.take(max_bytes=WRITE_BYTES, lags=lags)]
         if encoder.references:
-            await add_data(frames, encoder.references, connection.services.files)
+            await _add_data(connection, frames)
         frames += outgoing.take_rooms(max_bytes=WRITE_BYTES, lags=lags)
         ping, connection.ping_due = connection.ping_due, False
         has_rest = outgoing.take_rest()
@@ -60,13 +60,22 @@ async def finish(connection: Connection) -> None:
         while entries := outgoing.feed.take(max_bytes=WRITE_BYTES):
             events = [encoder.encode_event(entry) for entry in entries]
             if encoder.references:
-                await add_data(events, encoder.references, connection.services.files)
+                await _add_data(connection, events)
             await _send(connection, events)
     if connection.final_error is not None:
         await _send(connection, [connection.final_error])
     reason = connection.reason
     if reason is not None and reason.close_code is not None:
         await transport.close(reason.close_code, reason.label)
+
+
+async def _add_data(connection: Connection, frames: list[bytes]) -> None:
+    """Add the data of events of another node, unless that was too slow before."""
+    references = connection.encoder.references
+    if connection.reads_data:
+        files = connection.services.files
+        connection.reads_data = await add_data(frames, references, files)
+    references.clear()
 
 
 async def _send(connection: Connection, frames: list[bytes]) -> None:

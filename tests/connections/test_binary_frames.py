@@ -4,11 +4,13 @@ import orjson
 import pytest
 import trio
 from attrs import define, field
+from support.memory import open_server
 from trio.testing import MockClock
 
 from netra_trio.connections.binary_data import DATA_SECONDS, add_data
+from netra_trio.connections.writer import WRITE_BYTES
 from netra_trio.errors import ContentMissing, StorageUnavailable
-from netra_trio.ids import FileId, RunId
+from netra_trio.ids import CorrelationId, FileId, RunId
 from netra_trio.protocol.binary import (
     EVENT_DATA_BYTES,
     BinaryEvent,
@@ -20,6 +22,7 @@ from netra_trio.protocol.codec import Encoded, encode_event
 from netra_trio.protocol.compact import CompactEncoder
 from netra_trio.protocol.messages import BinaryResult
 from netra_trio.protocol.wire_format import (
+    COMPACT,
     JSON_ACKNOWLEDGING,
     JSON_PLAIN,
     WireFormat,
@@ -111,7 +114,7 @@ def encoded(*entries: Entry) -> tuple[list[bytes], CompactEncoder]:
 async def test_the_data_of_another_nodes_event_is_read(autojump_clock: MockClock) -> None:
     events, encoder = encoded(copied(2, 3), entry_of(b"own", 4), copied(2, 5))
     before = events.copy()
-    await add_data(events, encoder.references, DataFiles({FILE: b"ab"}, seconds=0.5))
+    assert await add_data(events, encoder.references, DataFiles({FILE: b"ab"}, seconds=0.5))
     assert events == [
         before[0],
         join_binary(before[1], b"ab"),
@@ -124,7 +127,7 @@ async def test_the_data_of_another_nodes_event_is_read(autojump_clock: MockClock
 @pytest.mark.parametrize(
     ("files", "reads"),
     [
-        (DataFiles({}, fault=ContentMissing()), 2),
+        (DataFiles({}, fault=ContentMissing(), seconds=0.5), 2),
         (DataFiles({}, fault=StorageUnavailable()), 1),  # the next one would wait as well
         (DataFiles({FILE: b"a"}, seconds=0.0), 2),  # not the bytes that the event names
         (DataFiles({FILE: b"ab"}, seconds=DATA_SECONDS + 1), 1),
@@ -136,7 +139,8 @@ async def test_a_reference_is_sent_where_its_data_cannot_be_read(
 ) -> None:
     events, encoder = encoded(copied(2, 3), copied(2, 4))
     before = events.copy()
-    await add_data(events, encoder.references, files)
+    has_answered = await add_data(events, encoder.references, files)
+    assert has_answered == (reads == 2)
     assert events == before
     assert encoder.references == []
     assert len(files.reads) == reads
@@ -156,3 +160,31 @@ async def test_cancelled_while_data_is_read(autojump_clock: MockClock) -> None:
     with trio.move_on_after(0.5) as scope:
         await add_data(events, encoder.references, DataFiles({FILE: b"ab"}))
     assert scope.cancelled_caught
+
+
+async def test_a_connection_waits_once_for_a_storage_that_hangs(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[FileId] = []
+
+    async def hanging(_: object, file_id: FileId, max_bytes: int) -> bytes:
+        reads.append(file_id)
+        await trio.sleep_forever()
+        raise AssertionError(max_bytes)
+
+    async with open_server(heartbeat_interval_ms=3_600_000) as server:
+        monkeypatch.setattr(type(server.node.services.files), "read_bytes", hanging)
+        client = server.start(wire=COMPACT)
+        session_id = (await client.expect("connection_established"))["payload"]["session_id"]
+        client.peer.cut()
+        await client.done.wait()
+        session = server.node.sessions.get(session_id)
+        assert session is not None
+        for _ in range(4):  # each is a write of its own
+            session.events.append(copied(WRITE_BYTES).event, WRITE_BYTES, CorrelationId("c-1"))
+        since = trio.current_time()
+        again = server.start(wire=COMPACT, session_id=session_id, last_seq=0)
+        await again.expect("connection_established")
+        assert [(await again.expect("binary_result"))["seq"] for _ in range(4)] == [1, 2, 3, 4]
+        assert trio.current_time() - since == pytest.approx(DATA_SECONDS)
+        assert len(reads) == 1
