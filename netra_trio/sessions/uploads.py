@@ -22,6 +22,8 @@ from netra_trio.protocol.problem import Refused, problem
 from netra_trio.sessions import refusals
 from netra_trio.stores.files import StoredFile
 
+STORE_SECONDS = 5.0  # for the data of a message: the messages behind it wait
+
 
 class UploadedFiles(Protocol):
     """The files, as this module stores one."""
@@ -49,7 +51,8 @@ async def store_data(
         Refused: MESSAGE_TOO_LARGE, VALIDATION_ERROR or SERVICE_UNAVAILABLE.
     """
     try:
-        return await files.upload(user_id, _Whole(message.data), media_type=message.media_type)
+        with trio.fail_after(STORE_SECONDS):
+            return await files.upload(user_id, _Whole(message.data), media_type=message.media_type)
     except FileTooLarge as error:
         text = f"The attachment has more than {error.limit} bytes."
         raise Refused(problem(ErrorCode.MESSAGE_TOO_LARGE, text)) from None
@@ -59,7 +62,7 @@ async def store_data(
         raise Refused(fault) from None
     except NotStorable:
         raise refusals.never_stored() from None
-    except (StorageUnavailable, StoreUnavailable):
+    except (StorageUnavailable, StoreUnavailable, trio.TooSlowError):
         raise refusals.not_stored() from None
 
 

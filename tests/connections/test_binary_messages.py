@@ -1,10 +1,12 @@
 """Messages of clients in binary frames of `netra.v2`."""
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+import trio
 from support.memory import Client, Server, open_server
 from trio.testing import MockClock
 
@@ -12,6 +14,7 @@ from netra_trio.errors import StorageUnavailable
 from netra_trio.ids import FileId, UserId
 from netra_trio.protocol.binary import join_binary
 from netra_trio.protocol.wire_format import COMPACT, JSON_ACKNOWLEDGING, JSON_PLAIN, WireFormat
+from netra_trio.sessions.uploads import STORE_SECONDS
 
 NO_HEARTBEAT: dict[str, Any] = {"heartbeat_interval_ms": 3_600_000}
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(40))
@@ -298,6 +301,29 @@ async def test_the_storage_cannot_store_it_now(
             assert (await client.error())["code"] == "SERVICE_UNAVAILABLE"
         await client.send_raw(binary())  # its key is free
         assert (await confirmed(client))["status"] == "accepted"
+
+
+@pytest.mark.parametrize("seconds", [STORE_SECONDS - 0.5, STORE_SECONDS + 0.5])
+async def test_the_storage_is_slow(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    async with open_server(**NO_HEARTBEAT) as server, server.connect(wire=COMPACT) as client:
+        storage = server.node.services.storage
+        put = storage.put
+
+        async def slow(file_id: FileId, path: Path) -> None:
+            await trio.sleep(seconds)
+            await put(file_id, path)
+
+        monkeypatch.setattr(storage, "put", slow)
+        since = trio.current_time()
+        await client.send_raw(binary())
+        if seconds < STORE_SECONDS:
+            assert (await confirmed(client))["status"] == "accepted"
+        else:
+            assert (await client.error())["code"] == "SERVICE_UNAVAILABLE"
+            assert trio.current_time() - since == pytest.approx(STORE_SECONDS)
+            assert await file_bytes(server) == 0
 
 
 async def test_a_message_to_a_room(autojump_clock: MockClock) -> None:
