@@ -7,6 +7,7 @@ import pytest
 import trio
 from attrs import evolve
 from support.memory import Client, Frame, Server, kinds, open_server
+from trio.testing import MockClock
 
 from netra_trio import RetryableAgentError, Run
 from netra_trio.agents.attachments import BINARY_RESULTS, binary_event
@@ -444,6 +445,34 @@ async def test_a_stop_while_a_file_is_stored_leaves_nothing_of_it(
         assert "files" not in end_of(frames)
         assert await server.node.services.store.count_file_bytes(ALICE) == 0
         assert list(storage.spool_folder.glob("*")) == []
+
+
+async def test_a_stop_while_the_storage_hangs_ends_the_run_in_time(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async def agent(run: Run) -> None:
+        await run.emit_bytes(b"sound", media_type="audio/mpeg")
+
+    waiting = trio.Event()
+
+    async def hanging(*_: Any) -> None:
+        waiting.set()
+        await trio.sleep_forever()
+
+    async with open_server(agents={"a": agent}) as server, server.connect() as client:
+        storage = server.node.services.storage
+
+        async def put(*_: Any) -> None:
+            monkeypatch.setattr(type(storage.threads), "run", hanging)
+            await hanging()
+
+        monkeypatch.setattr(storage, "put", put)
+        await client.say("go")
+        run_id = (await client.until("agent_started"))[-1]["payload"]["run_id"]
+        await waiting.wait()
+        await client.send("stop_agent", {"run_id": run_id})
+        end = end_of(await client.until("agent_completed"))
+        assert (end["status"], end.get("abandoned")) == ("cancelled", None)
 
 
 async def test_after_the_end_of_the_run_nothing_is_stored() -> None:
