@@ -175,7 +175,7 @@ class UserThreads(Protocol):
 
 
 class Budgets(Protocol):
-    """What agents may use for users."""
+    """The budgets of users and agents."""
 
     async def check(self, user_id: UserId, agent_name: str) -> None:
         """Return if an agent may be used for a user now. Cancelling is safe.
@@ -263,7 +263,7 @@ class Services:
         rooms: The rooms with members at this node.
         watch: The watched threads; set by the node.
         presence: The users in the rooms.
-        budgets: What agents may use for users; None without limits.
+        budgets: The budgets of users and agents; None without limits.
         notifier: Notifies the webhook about runs that have left their session; None without one.
     """
 

@@ -76,7 +76,7 @@ export interface UploadRequest {
   readonly file: FileSource;
 }
 export interface UploadEvents {
-  /** So many bytes have left the page. */
+  /** The number of bytes that were sent so far. */
   progress(sent: number): void;
   /** Null: there was no answer. */
   ended(answer: HttpAnswer | null): void;

@@ -116,7 +116,7 @@ class Attachment:
         Args:
             start: The first byte.
             size: How many bytes, at most; None for all that follow.
-            limit: The bytes that this may be at most.
+            limit: The maximum size of the returned content, in bytes.
 
         Raises:
             ValueError: If it is more, or `start` or `size` is negative.
@@ -196,7 +196,7 @@ class RunFiles:
         self._sent = 0  # likewise
 
     def begin_attempt(self) -> None:
-        """Remove the files that an earlier attempt has attached; the client knows the sent ones."""
+        """Remove the files that an earlier attempt has attached; the client has the sent ones."""
         self._answer = [each for each in self._answer if each[1]]
         self._attached = 0
 
@@ -224,7 +224,7 @@ class RunFiles:
     ) -> StoredFile:
         """Store a file of the user; `add` makes it part of the answer.
 
-        The type is kept, unless the content of bytes is a page or a drawing with scripts.
+        A given type is kept, unless `data` is bytes with an HTML page or an SVG.
         """
         if media_type is not None and not isinstance(data, AsyncIterable):
             media_type = await _type_of(media_type, data)

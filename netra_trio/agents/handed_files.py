@@ -1,4 +1,4 @@
-"""The files that an agent hands on to a language model: as images, documents, text or by name.
+"""The files that an agent passes to a language model: as images, documents, text or by name.
 
     hand_over = HandOver(images=True, pdfs=False)
     files = await hand_over.load(run.attachments)
@@ -213,7 +213,7 @@ async def _found(run: FileOwner, file_id: FileId) -> FileToLoad | None:
 
 
 def is_text(media_type: str) -> bool:
-    """Whether a file of this type is handed on as text."""
+    """Whether a file of this type is passed on as text."""
     bare = media_type.partition(";")[0].strip()
     return bare.startswith("text/") or bare in _TEXT_TYPES or bare.endswith(("+json", "+xml"))
 

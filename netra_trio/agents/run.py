@@ -256,8 +256,8 @@ class Run:
         Args:
             name: The name for the user.
             data: The content, of at most `FILES_MAX_BYTES`.
-            media_type: Its type; by default it is detected. Content of bytes that a browser would
-                run keeps the detected one.
+            media_type: Its type; by default it is detected. It is detected too if `data` is bytes
+                with an HTML page or an SVG.
 
         Raises:
             TypeError: If an argument has the wrong type.

@@ -5,7 +5,7 @@
     ticket = await tickets.issue_for_file(identity, file_id, now)
     identity = await tickets.check_for_file(ticket, file_id, now)
 
-A ticket for a file opens nothing else, and may be used again: a page shows an image several times.
+A ticket for a file opens nothing else, and may be used again: a page may load an image twice.
 `LocalTickets` keeps them in this process, `SharedTickets` where all nodes find them.
 """
 

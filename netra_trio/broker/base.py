@@ -361,7 +361,7 @@ class Backend(Protocol):
 
     @property
     def usage(self) -> UsageCounters:
-        """What users have used of agents in a day."""
+        """The usage of users and agents in a day."""
         ...
 
     def open(self) -> AbstractAsyncContextManager[None]:

@@ -50,7 +50,7 @@ class UsageCounters(Protocol):
         """Make a counter, unless there is one; in any case raise its total to what is stored.
 
         Args:
-            key: What is counted.
+            key: The user, the agent and the day.
             stored: The sum of the store.
             warnings: For each unit, the amount at which a warning is due.
             seconds: How long it is kept.
@@ -63,7 +63,7 @@ class UsageCounters(Protocol):
         """Count what this node has used; less than before has no effect.
 
         Args:
-            key: What is counted.
+            key: The user, the agent and the day.
             counter: The id of the counter.
             own: Everything that this node has used since the counter was made.
             warnings: For each unit, the amount at which a warning is due.

@@ -157,7 +157,7 @@ async def check_broker(settings: Settings) -> Answer | None:
 async def check_files(settings: Settings) -> Answer:
     """Return whether files can be stored, and a text about it.
 
-    What is written is deleted again. A folder that does not exist is not created.
+    The written file is deleted again. A folder that does not exist is not created.
     """
     url = settings.files_url
     try:
@@ -184,7 +184,7 @@ async def _try_out(storage: FileStorage) -> None:
 
     Raises:
         StorageUnavailable: That is not possible.
-        ContentMissing: What was stored cannot be read.
+        ContentMissing: The stored content cannot be read.
     """
     file_id = new_file_id()
     async with Spool(storage.spool_folder, limit=1, threads=storage.threads) as spool:

@@ -232,7 +232,7 @@ class Client:
                 `media_type` there is only one; or there are `attachments` beside them.
         """
         if (data is None) is not (media_type is None) or (data is not None and attachments):
-            raise ValueError("expected data and media_type without attachments, or none of both")
+            raise ValueError("expected data and media_type without attachments, or neither of them")
         files: list[Any] = list(attachments)
         if data is not None:
             data, files = bytes(data), [{"media_type": media_type}]
@@ -278,9 +278,9 @@ class Client:
     ) -> File:
         """Upload a file, for the `attachments` of messages within 24 hours.
 
-        It needs no connection of the client. An upload that breaks off, or is refused for now, is
-        repeated with growing pauses; one of an iterable is not, because it is read once. Cancelling
-        is safe: the server then has no file.
+        It needs no connection of the client. An upload that breaks off, or is refused temporarily,
+        is repeated with growing pauses. An upload of an iterable is not repeated, because an
+        iterable can be read only once. Cancelling is safe: the server then has no file.
 
         Args:
             source: A path, the content, or an async iterable of its pieces.
@@ -312,12 +312,12 @@ class Client:
         return self._files.download(file_id)
 
     async def data_of(self, event: Event) -> bytes:
-        """Return the data of a `binary_result`, which is downloaded if it did not come with it.
+        """Return the data of a `binary_result`; download it if it did not come with the event.
 
         Cancelling is safe.
 
         Raises:
-            ValueError: The event is no `binary_result`.
+            ValueError: The event is not a `binary_result`.
             MessageRefused: The server refused the download, for example with FILE_NOT_FOUND.
             TransferFailed: It broke off too often.
         """

@@ -1,4 +1,4 @@
-"""Decodes the frames of one connection into events, whatever its subprotocol.
+"""Decodes the frames of one connection into events, for each subprotocol.
 
     decoder = FrameDecoder(wall_clock)
     hello = Hello.parse(decoder.decode(text))
@@ -114,7 +114,7 @@ class FrameDecoder:
                 self._number(run, key if isinstance(key, str) else None)
 
     def _number(self, payload: dict[str, Any], correlation_id: str | None) -> _NumberedRun | None:
-        """Note the number of a run, and remove it from the payload: it is of no use to others."""
+        """Note the number of a run, and remove it from the payload: only this decoder uses it."""
         number, run_id = payload.pop("run", None), payload.get("run_id")
         if type(number) is not int or not isinstance(run_id, str):
             return None

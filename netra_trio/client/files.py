@@ -289,7 +289,7 @@ class FileTransfers:
 
 
 class _Source:
-    """What is uploaded.
+    """The content of an upload.
 
     Args:
         data: A path, the content, or an iterable of its pieces.
@@ -300,7 +300,7 @@ class _Source:
         size: Its bytes; None if that is not known.
 
     Raises:
-        TypeError: It is nothing that can be uploaded.
+        TypeError: The data is not a path, bytes or an async iterable.
     """
 
     def __init__(self, data: object, progress: Progress | None) -> None:

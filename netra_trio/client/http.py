@@ -209,7 +209,7 @@ class HttpConnection:
             limit: See `read_all`.
 
         Raises:
-            ValueError: The pieces have not `size` bytes.
+            ValueError: The pieces do not have `size` bytes.
         """
         framing = (
             ("transfer-encoding", "chunked") if size is None else ("content-length", str(size))
@@ -277,7 +277,7 @@ class _Sender:
     """Sends a request while its answer is awaited.
 
     Attributes:
-        failure: What the body has raised; None for nothing.
+        failure: The exception that the body has raised, if any.
     """
 
     def __init__(
@@ -306,7 +306,7 @@ class _Sender:
                 if not await self._send(event, waiting):
                     return
             except h11.LocalProtocolError as error:
-                self.failure = ValueError(f"the body has not the size that was told: {error}")
+                self.failure = ValueError(f"the body does not have the declared size: {error}")
                 waiting.cancel()
                 return
             if piece is None:

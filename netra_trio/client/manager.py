@@ -319,7 +319,7 @@ class ConnectionManager:
             old.ended.set()
         else:
             self._switching.progressed()
-        # Dialers of tests have sockets that do not tell; the same holds for `transport`.
+        # Sockets of test dialers have no `subprotocol`; the same holds for `transport`.
         subprotocol = getattr(socket, "subprotocol", None)
         session.begin(hello, takes_binary=subprotocol == BINARY_SUBPROTOCOL)
         self._stats.transport = getattr(socket, "transport", Transport.WEBSOCKET)

@@ -40,7 +40,7 @@ class Body:
             with trio.move_on_after(self._stall_seconds) as patience:
                 message = await self._receive()
             if patience.cancelled_caught:
-                text = f"Nothing of the body has come for {self._stall_seconds:g} s."
+                text = f"No data of the body was received for {self._stall_seconds:g} s."
                 raise Refused(problem(ErrorCode.BAD_REQUEST, text, status=408))
             if message["type"] == "http.disconnect":
                 raise Refused(problem(ErrorCode.BAD_REQUEST, "The body is not complete."))

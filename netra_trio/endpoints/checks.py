@@ -228,7 +228,7 @@ def _check_subprotocols(offered: tuple[str, ...]) -> WireFormat:
     wire = select_format(offered)
     if wire is None:
         known = " and ".join(reversed(SUBPROTOCOLS))
-        text = f"None of the offered subprotocols is known; {known} are."
+        text = f"None of the offered subprotocols is known: expected {known}."
         raise Refused(problem(ErrorCode.UNSUPPORTED_SUBPROTOCOL, text))
     return wire
 

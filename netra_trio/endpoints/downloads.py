@@ -34,13 +34,13 @@ SAFE = {
     "cross-origin-resource-policy": "cross-origin",
     "cache-control": f"private, max-age={CACHE_SECONDS}",
 }
-"""Headers with which content runs nowhere: it is saved, or shown as an image by a page."""
+"""Headers with which a browser runs no content: it saves it, or a page shows it as an image."""
 
 _log = structlog.get_logger(__name__)
 
 
 async def download(call: Call) -> Answer | None:
-    """Send the content of a file, or the part that the request asks for.
+    """Send the content of a file, or the requested part.
 
     Raises:
         Refused: Also FILE_NOT_FOUND, for a file that does not exist and for one of another user.
@@ -84,7 +84,7 @@ async def find_file(services: Services, user_id: UserId, file_id: FileId) -> Sto
 
 
 def file_not_found() -> Refused:
-    """Return the error for a file that the user does not have, for whatever reason."""
+    """Return the error for a file that the user does not have; it is the same for all reasons."""
     return Refused(problem(ErrorCode.FILE_NOT_FOUND, "The user does not have this file."))
 
 
@@ -108,7 +108,7 @@ async def _send(call: Call, file: StoredFile, part: Part, headers: dict[str, str
         except ContentMissing:  # it was deleted meanwhile
             raise file_not_found() from None
         except StorageUnavailable:
-            text = "The storage of files cannot be read now."
+            text = "The file storage cannot be read now."
             fault = problem(ErrorCode.SERVICE_UNAVAILABLE, text, retry_after_ms=RETRY_MS)
             raise Refused(fault) from None
         await responder.start(headers, part.status)
@@ -121,7 +121,7 @@ async def _send(call: Call, file: StoredFile, part: Part, headers: dict[str, str
         finally:
             note(FileSent(sent))
     if sent < part.size:
-        raise TransportClosed  # the head has told a size: the host ends the connection
+        raise TransportClosed  # the head has declared a size: the host ends the connection
     await responder.end()
 
 

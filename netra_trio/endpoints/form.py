@@ -5,8 +5,8 @@
     async for chunk in form:
         ...
 
-Forms are parsed by `multipart`, which does no I/O; how much there may be beside the file is bounded
-here.
+Forms are parsed by `multipart`, which does no I/O. This module bounds the parts and bytes beside
+the file.
 """
 
 import re
@@ -40,7 +40,7 @@ _ENCODED_NAME = re.compile(
 
 
 def boundary_of(request: Request) -> str | None:
-    """Return the boundary of the parts of a form; None if the body is no form.
+    """Return the boundary of the parts of a form; None if the body is not a form.
 
     Raises:
         Refused: BAD_REQUEST, if the form has no valid boundary, or it is another kind of parts.
@@ -49,7 +49,7 @@ def boundary_of(request: Request) -> str | None:
     if not kind.startswith("multipart/"):
         return None
     if kind != _FORM:
-        raise _refused(f"Content-Type: expected {_FORM} or the type of the file, got other parts.")
+        raise _refused(f"Content-Type: expected {_FORM} or the type of the file.")
     boundary = options.get("boundary", "")
     if not (1 <= len(boundary) <= BOUNDARY_CHARACTERS and boundary.isprintable()):
         raise _refused(
@@ -93,7 +93,7 @@ class FormFile:
         """Read until the file begins; return its name, as the client has sent it.
 
         Raises:
-            Refused: BAD_REQUEST, if the body is no form, or a form without a file.
+            Refused: BAD_REQUEST, if the body is not a form, or a form without a file.
         """
         while (event := await self._next()) is not _End.END:
             if isinstance(event, MultipartSegment) and (name := _file_name(event)):
@@ -112,7 +112,7 @@ class FormFile:
         while (event := await self._next()) is not _End.END:
             if isinstance(event, MultipartSegment):
                 if _file_name(event):
-                    raise _refused("The form has more than one file: send each by itself.")
+                    raise _refused("The form has more than one file: use one request for each.")
             elif event is None:
                 self._is_file = False
             elif self._is_file:

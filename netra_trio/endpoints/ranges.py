@@ -1,4 +1,4 @@
-"""Which bytes of a file a request asks for (RFC 9110, 13 and 14).
+"""The bytes of a file that a request is for (RFC 9110, 13 and 14).
 
 >>> Part.of_request({"range": ["bytes=-3"]}, size=10, etag='"x"')
 Part(start=7, size=3, status=206)
@@ -30,7 +30,7 @@ class Part:
 
     @classmethod
     def of_request(cls, headers: Mapping[str, list[str]], *, size: int, etag: str) -> Self:
-        """Return the part that a request asks for.
+        """Return the part that a request is for.
 
         A header that is not understood is ignored, and so is one with several ranges: then the
         whole file is sent.

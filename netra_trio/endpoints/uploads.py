@@ -32,7 +32,7 @@ _IDENTITY = frozenset({"", "identity"})
 
 
 class Uploads:
-    """The endpoint, and the uploads that are at work.
+    """The endpoint, and the uploads that are in progress.
 
     Args:
         check_room: Raises `Refused` while the server drains or is full.
@@ -95,11 +95,11 @@ class Uploads:
         """Count an upload while its body is read.
 
         Raises:
-            Refused: SERVICE_UNAVAILABLE, if too many are at work.
+            Refused: SERVICE_UNAVAILABLE, if too many are in progress.
         """
         mine = self._at_work.get(user_id, 0)
         if mine >= USER_UPLOADS_AT_ONCE or sum(self._at_work.values()) >= UPLOADS_AT_ONCE:
-            text = "Too many uploads are at work."
+            text = "Too many uploads are in progress."
             raise Refused(problem(ErrorCode.SERVICE_UNAVAILABLE, text, retry_after_ms=RETRY_MS))
         self._at_work[user_id] = mine + 1
         try:
@@ -111,7 +111,7 @@ class Uploads:
 
 
 def _check_head(call: Call, limit: int, *, is_form: bool) -> None:
-    """Check what is known of the body before it comes.
+    """Check the headers that describe the body, before it is read.
 
     Raises:
         Refused: BAD_REQUEST or MESSAGE_TOO_LARGE.
@@ -142,7 +142,7 @@ def refusing() -> Iterator[None]:
         text = "The file cannot be stored for this user."
         raise Refused(problem(ErrorCode.BAD_REQUEST, text)) from None
     except StorageUnavailable:
-        text = "The storage of files cannot store it now."
+        text = "The file storage cannot store the file now."
         fault = problem(ErrorCode.SERVICE_UNAVAILABLE, text, retry_after_ms=RETRY_MS)
         raise Refused(fault) from None
     except StoreUnavailable:

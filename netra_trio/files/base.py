@@ -25,13 +25,13 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def check_id(file_id: FileId) -> None:
-    """Check that an id is one of ours: no other text becomes a path or a key.
+    """Check that a text has the form of a file id: no other text becomes a path or a key.
 
     Raises:
         ContentMissing: It is not.
     """
     if not _ID.fullmatch(file_id):
-        raise ContentMissing(f"{file_id!a} is no id of a file")
+        raise ContentMissing(f"{file_id!a} is not the id of a file")
 
 
 class FileStorage(Protocol):

@@ -1,4 +1,4 @@
-"""The storage that a setting asks for; without S3, nothing of it is imported."""
+"""The storage that FILES_URL names; the library for S3 is imported only if it is used."""
 
 import secrets
 import tempfile

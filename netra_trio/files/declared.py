@@ -34,7 +34,7 @@ class ContradictedType(NetraError):
 
 
 def stored_type(given: str, data: bytes) -> str:
-    """Return the type of content: the one that was given, if it says anything.
+    """Return the type of content: the given one, unless that is `application/octet-stream`.
 
     Args:
         given: The type that a client has given.
@@ -57,7 +57,7 @@ def stored_type(given: str, data: bytes) -> str:
 def _contradicts(kind: str, found: str) -> bool:
     """Whether content of the type `found` cannot have the different type `kind`."""
     group = kind.partition("/")[0]
-    if found == OCTETS:  # it is no text, and has no known signature
+    if found == OCTETS:  # it is not text, and has no known signature
         return group == "text" or kind in _SIGNED or kind in {SVG, XML, JSON}
     if found == XML:
         return not kind.endswith(("/xml", "+xml"))

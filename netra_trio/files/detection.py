@@ -5,9 +5,8 @@ r"""The type of content, by the content itself: a name or a declared type may be
 >>> kind.media_type("holiday.png")
 'image/svg+xml'
 
-What is text from its first byte to its last one is a kind of text, whatever its first bytes look
-like: a text may begin with the letters of a signature. The name decides between kinds of text that
-are equally harmless, and nothing else.
+Content that is text from its first byte to its last one is a kind of text, also if it begins with
+the letters of a signature. The name only decides between kinds of text that are equally harmless.
 """
 
 import codecs
@@ -48,7 +47,7 @@ RENDERED_IMAGES = frozenset(
         "image/x-icon",
     }
 )
-"""Images of pixels, in which a browser runs nothing."""
+"""Raster images, in which a browser runs nothing."""
 
 _OTHER_NAMES = {
     "audio/x-wav": "audio/wav",
@@ -63,8 +62,8 @@ _UTF16 = ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")
 # Escape is a part of terminal recordings, form feed of old manuals.
 _CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f\ufffe\uffff]")
-# What a browser takes for HTML without a declared type (WHATWG MIME Sniffing, 7.1), and the other
-# elements of a page: more is taken for HTML than has to be.
+# The tags by which a browser detects HTML without a declared type (WHATWG MIME Sniffing, 7.1), and
+# other elements of a page: rather too much text counts as HTML than too little.
 _HTML = re.compile(
     r"<(?:!doctype\s+html|html|head|script|iframe|h[1-6]|div|font|table|a|style|title|b|body|br|p"
     r"|img|svg|meta|link|form|object|embed|base|frameset|math|template|video|audio|input|button"
@@ -161,7 +160,7 @@ class Detection:
         return NAMED_TEXT.get(ending(name), PLAIN)
 
     def _is_json(self, name: str) -> bool:
-        if self._size > len(self._head):  # it is not parsed: its name has to do
+        if self._size > len(self._head):  # it is too long to be parsed here: the name decides
             return ending(name) == ".json"
         try:
             orjson.loads(self._head)

@@ -21,7 +21,7 @@ from netra_trio.files.spool import CLEANUP_SECONDS, Content, Spool
 from netra_trio.ids import FileId, UserId, new_file_id
 from netra_trio.stores.files import UNFINISHED_SECONDS, FileStore, StoredFile
 
-COLLECT_SECONDS = 300.0  # between two looks for files whose content is to be deleted
+COLLECT_SECONDS = 300.0  # between two searches for files whose content is to be deleted
 DELETES = 8  # of content at the same time
 
 _log = structlog.get_logger(__name__)
@@ -76,7 +76,7 @@ class Files:
 
         Args:
             user_id: The user who has it.
-            chunks: Its content; what iterating raises is raised, and nothing is stored.
+            chunks: Its content; an exception of iterating is raised, and nothing is stored.
             name: Its name, which may have a path; it is cleaned.
             media_type: Its type, if its source is to be trusted; by default it is detected.
 
@@ -140,7 +140,7 @@ class Files:
         return bytes(found[:max_bytes])
 
     def collect_soon(self) -> None:
-        """Have the content of deleted files deleted now, and not only at the next look."""
+        """Delete the content of deleted files soon, without waiting for the next interval."""
         self._wanted.set()
 
     async def run(self) -> None:
@@ -152,7 +152,7 @@ class Files:
             self._wanted = trio.Event()
 
     async def collect(self) -> None:
-        """Delete the content of deleted files, and what killed processes have left."""
+        """Delete the content of deleted files, and temporary files of killed processes."""
         try:
             await self._sweep()
             await self._delete_all()
@@ -209,7 +209,7 @@ class Files:
         return file
 
     async def _drop(self, file_id: FileId) -> None:
-        """Delete a file that was not finished; what fails here is deleted by a later look."""
+        """Delete a file that was not finished; `collect` later deletes what fails here."""
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP_SECONDS):
             try:
                 await self._storage.delete(file_id)

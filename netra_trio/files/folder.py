@@ -71,7 +71,7 @@ class FolderStorage:
         await self.threads.run(self._check)
 
     async def put(self, file_id: FileId, path: Path) -> None:
-        """Move a temporary file to its place, when the disk has its content."""
+        """Write the content permanently to the disk, then move the file to its place."""
         target = self._path(file_id)
         await self.threads.run_undoable(
             partial(self._put, target, path), partial(target.unlink, missing_ok=True)
@@ -135,7 +135,7 @@ class FolderStorage:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the disk remember the name of a file that was moved into the folder."""
+    """Write the name of a file that was moved into the folder permanently to the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -22,7 +22,7 @@ _KEPT_ENDING = re.compile(r"\.[A-Za-z0-9]{1,16}")
 
 
 def safe_name(name: str) -> str:
-    """Return the last part of a name, without what is no part of a name; it may be empty."""
+    """Return the last part of a path, without characters that a name cannot have; may be empty."""
     last = _SEPARATORS.split(name)[-1]
     spaced = _SPACES.sub(" ", unicodedata.normalize("NFC", last))
     kept = "".join(each for each in spaced if unicodedata.category(each) not in _REMOVED)
@@ -39,7 +39,7 @@ def ending(name: str) -> str:
 
 
 def disposition(name: str) -> str:
-    """Return the value of Content-Disposition that has a browser save the content, and not show it.
+    """Return the value of Content-Disposition with which a browser saves content.
 
     Args:
         name: A name as `safe_name` returns it.

@@ -1,4 +1,4 @@
-"""A temporary file that content is written to while it is counted, hashed and looked at.
+"""A temporary file for content, whose size, digest and type are found while it is written.
 
     async with Spool(folder, limit=25_000_000, threads=threads) as spool:
         async for chunk in chunks:
@@ -31,7 +31,7 @@ CLEANUP_SECONDS = 0.9
 
 @frozen
 class Content:
-    """What a spool has found out about its content.
+    """The type, size and digest of the content of a spool.
 
     Attributes:
         size: In bytes.
@@ -48,7 +48,7 @@ class Spool:
 
     Args:
         folder: The folder for it, which is created if necessary.
-        limit: The most bytes that it may have.
+        limit: Its maximum size in bytes.
         threads: Write it.
 
     Attributes:
@@ -91,7 +91,7 @@ class Spool:
             await trio.lowlevel.checkpoint()
 
     async def finish(self, name: str = "") -> Content:
-        """Write what is left, and return what is known of the whole content.
+        """Write the pending bytes, and return the type, size and digest of the whole content.
 
         Raises:
             StorageUnavailable: It cannot be written.

@@ -55,7 +55,7 @@ class StorageThreads:
     ) -> None:
         """Call a function as `run` does; if it is abandoned, its thread calls `undo` at the end.
 
-        So what takes effect after this has returned is undone.
+        So an effect of the function after this has returned is undone.
         """
         is_abandoned = threading.Event()
 

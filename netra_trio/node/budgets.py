@@ -9,9 +9,9 @@ cancelled meanwhile. Reports of one user, agent and day are counted one after th
 
 With other nodes, the broker has the counter of the day; a node counts there what it has used since
 it first saw this counter. A new counter begins with the sum of the store. While the broker does not
-answer, a node counts what it has used itself, on top of the store's sum, which it reads again every
-`STORED_SECONDS`; it reports this when the broker answers again, unless the counter is a new one,
-which the store's sum has been given to.
+answer, a node adds its own usage to the store's sum, which it reads again every `STORED_SECONDS`.
+When the broker answers again, the node reports that usage, unless the counter is a new one: that
+begins with the store's sum, which has the usage already.
 """
 
 from collections.abc import Awaitable, Callable, Collection
@@ -63,7 +63,7 @@ Tell = Callable[[str, JsonObject], None]
 
 @define(eq=False)
 class _Day:
-    """What this node knows of one user, agent and day.
+    """The usage of one user, agent and day, as this node knows it.
 
     Attributes:
         lock: Held while a report is counted, or the sum is read.
@@ -71,7 +71,7 @@ class _Day:
         is_known: Whether the total has begun with the store's sum.
         summed_at: When that was read last, on Trio's clock.
         counter: The id of the broker's counter that `own` counts for; None without one.
-        own: What this node has used since it first saw that counter.
+        own: The usage at this node since it first saw that counter.
         counted: The part of `own` that the counter has.
         warned: The units whose warning was sent.
         exceeded: The unit whose limit is exceeded.
@@ -350,7 +350,7 @@ class DayBudgets:
                     raise
 
     async def _begin(self, day: _Day) -> None:
-        """Learn the total of a day, and the counter if the broker answers.
+        """Read the total of a day, and the counter if the broker answers.
 
         Raises:
             StoreUnavailable: If it is not known.
@@ -417,7 +417,7 @@ class DayBudgets:
                     reached = await self._count(day, day.total)
                 self._announce(day, reached)
 
-    # What is kept.
+    # The days that are kept.
 
     def _day(self, key: UsageKey) -> _Day:
         """Return the day of a user and an agent, or a new one."""
@@ -430,7 +430,7 @@ class DayBudgets:
         return day
 
     def _remove_idle(self, today: str) -> None:
-        """Look at the two days that were begun first; two for each new one keep up."""
+        """Drop old days among the two that were begun first: each new day leads to two checks."""
         for pair in [pair for pair, _ in zip(self._days, range(2), strict=False)]:
             day = self._days.pop(pair)
             is_used = self._users.find(pair[0]) is not None or day.lock.locked()
@@ -480,4 +480,4 @@ def serve_budgets(
 
 
 def _tell_none(_kind: str, _header: JsonObject) -> None:
-    """Tell nobody: there is one node."""
+    """Send nothing: there are no other nodes."""

@@ -13,7 +13,7 @@ class DoorMessage(UserMessage):
     """A message that a client has posted to a door.
 
     Attributes:
-        digests: What stands for its files where messages with the same key are compared: a file
+        digests: The values of its files by which messages with the same key are compared: a file
             that is posted again gets another id.
     """
 

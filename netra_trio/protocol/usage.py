@@ -32,7 +32,7 @@ UNITS: tuple[Unit, ...] = ("tokens", "cost")
 
 @frozen
 class Amounts:
-    """What was used.
+    """Amounts of usage.
 
     Attributes:
         tokens: Tokens read and written.
@@ -49,11 +49,11 @@ class Amounts:
         )
 
     def minus(self, other: "Amounts") -> "Amounts":
-        """Return what this has more than the other."""
+        """Return the difference between this and the other."""
         return Amounts(max(0, self.tokens - other.tokens), max(0, self.cost - other.cost))
 
     def at_least(self, other: "Amounts") -> "Amounts":
-        """Return the larger ones of each amount."""
+        """Return the larger amount of each unit."""
         return Amounts(max(self.tokens, other.tokens), max(self.cost, other.cost))
 
     def of(self, unit: Unit) -> int:
@@ -72,7 +72,7 @@ def amounts(tokens: float, cost: float | None) -> Amounts:
 
 @frozen
 class UsageKey:
-    """What is counted together.
+    """The key of a sum of usage: a user, an agent and a day.
 
     Attributes:
         day: The UTC day, as `2026-11-30`.

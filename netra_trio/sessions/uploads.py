@@ -45,7 +45,7 @@ async def store_data(
 ) -> StoredFile:
     """Store the data of a message; cancelling is safe.
 
-    A file that no message names after all is deleted after a day, as any other one.
+    If the message is not recorded, the file is deleted after a day, as any that no message names.
 
     Raises:
         Refused: MESSAGE_TOO_LARGE, VALIDATION_ERROR or SERVICE_UNAVAILABLE.

@@ -1,4 +1,4 @@
-"""The part of the interface `Store` for files: who has which file, and which message names it.
+"""The part of the interface `Store` for files: their users, and the messages that name them.
 
 The content of a file is kept elsewhere (`netra_trio.files.base.FileStorage`). Its row exists before
 its content is written and until its content is deleted, so content without a row never exists:

@@ -1,4 +1,4 @@
-"""What runs have used of models, as stores keep it."""
+"""The usage of models by runs, as stores keep it."""
 
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from netra_trio.protocol.usage import Amounts, UsageKey
 
 @frozen
 class Usage:
-    """What a run has used of a model.
+    """A report of the usage of a model by a run.
 
     Attributes:
         id: Of this report: a report that is stored twice counts once.

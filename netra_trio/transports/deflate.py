@@ -154,7 +154,7 @@ def offered_extensions(headers: Headers) -> list[ExtensionHeader]:
     """Return the extensions that a client offers, with their parameters, in its order.
 
     Raises:
-        InvalidHeaderFormat: If a header is no list of extensions (RFC 6455, 9.1).
+        InvalidHeaderFormat: If a header is not a list of extensions (RFC 6455, 9.1).
     """
     text = b",".join(headers.get(_HEADER, [])).decode("latin-1")
     return parse_extension(text) if text.strip(", \t") else []

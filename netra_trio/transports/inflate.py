@@ -11,7 +11,7 @@ The size is checked while the message is inflated: never more than `max_bytes` a
 
 import zlib
 
-PIECE_BYTES = 1024  # of compressed data in a step: at most 0.1 ms, whatever they contain
+PIECE_BYTES = 1024  # of compressed data in a step: at most 0.1 ms for any content
 STEP_BYTES = 16 * 1024  # that a step returns at most: with the best ratio, 1 KiB becomes 1 MiB
 FINAL_BLOCKS = 64  # of a message: a peer may end a stream and begin another one (RFC 7692, 7.2.1)
 
@@ -20,7 +20,7 @@ _END = b"\x01\x00\x00\xff\xff"  # an empty final block: it only fits behind comp
 
 
 class NotInflatable(Exception):
-    """The data is no sequence of complete DEFLATE blocks, or refers to data before it."""
+    """The data is not a sequence of complete DEFLATE blocks, or refers to data before it."""
 
 
 class InflatedTooBig(Exception):
@@ -30,8 +30,8 @@ class InflatedTooBig(Exception):
 def compressed_limit(max_bytes: int) -> int:
     """Return the limit of a message's compressed data.
 
-    What cannot be compressed grows by an eighth at most (zlib's `deflateBound`). More can only be
-    blocks without content, of which a peer could send any number.
+    Data that cannot be compressed grows by an eighth at most (zlib's `deflateBound`). Any further
+    bytes are blocks without content, and a peer could send any number of them.
     """
     return max_bytes + max_bytes // 7 + 64
 
@@ -46,7 +46,7 @@ class Inflater:
         max_bytes: The limit of the inflated message.
 
     Attributes:
-        data: What is inflated.
+        data: The inflated bytes so far.
         compressed_bytes: The size of the compressed message.
     """
 

@@ -223,7 +223,7 @@ async def test_a_file_that_becomes_shorter(tmp_path: Path) -> None:
         path.write_bytes(b"x" * sent)
 
     async with transfers(goes_on) as files:
-        with pytest.raises(ValueError, match="the body has not the size that was told"):
+        with pytest.raises(ValueError, match="the body does not have the declared size"):
             await files.upload(path, name=None, progress=cut)
 
 

@@ -1,4 +1,4 @@
-// Tells the user that most of the budget of today is used, before messages are refused.
+// The notice that most of the budget of today is used, before messages are refused.
 
 import { useEffect, useState } from "react";
 import type { ServerMessageOf } from "../../src/index.ts";

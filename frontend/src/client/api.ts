@@ -97,7 +97,7 @@ export interface UploadList {
   readonly getSnapshot: () => readonly UploadItem[];
   /** Calls `listener` after every change. Needs no `this`. */
   readonly subscribe: (listener: () => void) => () => void;
-  /** Uploads files, a few at once. What a message cannot take is in the list as `failed`. */
+  /** Uploads files, a few at once. A file that a message cannot have is in the list as `failed`. */
   add(files: Iterable<FileSource>): void;
   /** Adds files that were uploaded before, for example before a reload. */
   restore(files: Iterable<ListedFile>): void;

@@ -85,7 +85,7 @@ export class Transit {
     return this.#submissions.isFull || !hasRoom(this.#submissions.open(), message);
   }
 
-  /** What is known of the connection before the next one: it may be another one. */
+  /** The state of the last connection, until the next one is open: that may be of another kind. */
   #bytesFault(message: ClientMessage, now: number): ErrorBody | null {
     const { session } = this.#state;
     return bytesFault(message, session === null || session.subprotocol === SUBPROTOCOL_2, now);

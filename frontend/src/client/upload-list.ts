@@ -84,7 +84,7 @@ export class Uploading implements UploadList {
     return { ...item, status: isFull ? "failed" : "waiting", sent: 0, retry: null, error };
   }
 
-  /** Begins the uploads that are due, and tells the listeners. */
+  /** Begins the uploads that are due, and calls the listeners. */
   #changed(): void {
     for (const { key, status, source } of this.#items) {
       if (this.#running.size >= AT_ONCE) break;
@@ -102,7 +102,7 @@ export class Uploading implements UploadList {
       },
     });
     this.#running.set(key, upload);
-    // One that was removed meanwhile is in the list no more.
+    // It may have been removed meanwhile.
     const end = (finish: () => void): void => {
       if (this.#running.get(key) !== upload) return;
       this.#running.delete(key);

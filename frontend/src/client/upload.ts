@@ -101,7 +101,7 @@ export class RunningUpload {
       }) ?? null;
   }
 
-  /** Not even later is there room for a file of a user who has too many: `QUEUE_FULL`. */
+  /** `QUEUE_FULL` is not retried: the files of the user take all their space, and waiting frees none. */
   #ended(answer: HttpAnswer | null): void {
     this.#rest();
     const result = this.#endpoints.uploaded(answer, this.#name);

@@ -5,7 +5,7 @@ import type { ErrorBody, ListedFile } from "../protocol/messages.js";
 import { fullJitter } from "./backoff.js";
 import { localError } from "./retry-rules.js";
 
-/** What is uploaded: the browser's `File` and `Blob` fit. */
+/** The content of an upload: a `File` or a `Blob` of a browser. */
 export interface FileSource {
   /** Bytes. */
   readonly size: number;

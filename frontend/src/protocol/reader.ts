@@ -77,7 +77,7 @@ export class FrameReader {
   /** Notes which runs a frame names. */
   #noted(value: unknown, decoded: Decoded): Decoded {
     if (decoded.ok) this.#note(decoded.message);
-    // What follows belongs to a run that is not known.
+    // Later deltas without a number belong to a run that is not known.
     else if (isObject(value) && value["type"] === "agent_started") this.#latest = null;
     return decoded;
   }

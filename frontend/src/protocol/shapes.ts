@@ -154,7 +154,7 @@ const FILE: Shape<ListedFile> = {
 
 export const listedFiles = eachOf(object(FILE));
 
-/** The fields of what may have files. */
+/** The fields of messages that may have files. */
 export const FILES = { attachments: may(eachOf(name)), files: may(listedFiles) };
 
 const HISTORY_MESSAGE: Shape<HistoryMessage> = {

@@ -143,10 +143,10 @@ describe("a file that is chosen", () => {
   it("breaks off and begins again by itself, and by the user if that fails", async () => {
     await choose(text());
     await end((upload) => upload.breakOff());
-    expect(states()).toContain("Broke off, begins again");
+    expect(states()).toContain("The upload broke off and begins again");
     await page.pass(1_000);
     await end((upload) => upload.refuse(429, "RATE_LIMIT_EXCEEDED", "30"));
-    expect(states()).toContain("Goes on in a moment");
+    expect(states()).toContain("Continues in a moment");
     await page.pass(30_000);
     await end((upload) => upload.refuse(403, "FORBIDDEN"));
     expect(states()).toContain("You may not do this. Ask an administrator for the permission.");
@@ -183,7 +183,7 @@ describe("a message that is sent before its files are uploaded", () => {
   it("waits for them", async () => {
     await choose(image(), text());
     await page.say("Look");
-    expect(page.texts(".waiting")[0]).toContain("Sends once the files are uploaded");
+    expect(page.texts(".waiting")[0]).toContain("The message is sent once the files are uploaded");
     expect([page.box.value, send().disabled]).toEqual(["Look", true]);
     await end((upload) => upload.answer(), 1);
     expect(attachments()).toEqual([]);
@@ -274,7 +274,7 @@ describe("a draft", () => {
     vi.spyOn(Date, "now").mockImplementation(() => later);
     await reload();
     expect(names()).toEqual([]);
-    expect(page.texts(".lost-files")[0]).toContain("Not stored any more: notes.txt. Add them again.");
+    expect(page.texts(".lost-files")[0]).toContain("Deleted after 24 hours: notes.txt. Add them again.");
     await page.click("OK");
     expect(page.texts(".lost-files")).toEqual([]);
     await reload();

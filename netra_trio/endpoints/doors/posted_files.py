@@ -8,8 +8,8 @@ r"""Files in the messages that are posted to doors: as `data:` URLs, or as addre
     >>> read_url("https://example.com/a.png") is None
     True
 
-The content of a `data:` URL is stored as a file of the user. An address counts by its path,
-whatever its host is: the user has to have that file. The server fetches nothing.
+The content of a `data:` URL is stored as a file of the user. An address may have any host; its path
+has to name a file of the user. The server fetches nothing.
 """
 
 import re
@@ -67,7 +67,7 @@ class PostedFile:
 
     @property
     def digest(self) -> str:
-        """What stands for it where messages with the same key are compared."""
+        """The value by which messages with the same key are compared."""
         return self.file_id or sha256(self.data or b"").hexdigest()
 
 
@@ -101,7 +101,7 @@ class DoorFormat:
 
     Attributes:
         history: The history of the next message; None for that of its thread.
-        digests: What stands for its files, see `DoorMessage`.
+        digests: The values of its files, see `DoorMessage`.
     """
 
     history: tuple[HistoryMessage, ...] | None = None

@@ -26,7 +26,7 @@ class HttpHost:
         app: An ASGI application whose lifespan the caller runs.
         settings: The limits.
         turns: The turns that all connections of the process share.
-        compression: What it offers to clients of WebSockets; None for none.
+        compression: The compression that it offers to WebSocket clients, if any.
     """
 
     def __init__(

@@ -84,7 +84,7 @@ def prepare_host(settings: Settings, compression: Compression | None = None) -> 
 
     Args:
         settings: The settings.
-        compression: What is offered to clients of WebSockets; None for none.
+        compression: The compression that is offered to WebSocket clients, if any.
 
     Raises:
         RuntimeError: See `install`.
@@ -104,7 +104,7 @@ def prepare_stock_host(settings: Settings, compression: Compression | None) -> N
 
     Args:
         settings: The settings.
-        compression: What is offered to clients of WebSockets; None for none.
+        compression: The compression that is offered to WebSocket clients, if any.
 
     Raises:
         RuntimeError: See `install`.

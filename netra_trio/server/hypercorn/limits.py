@@ -15,7 +15,7 @@ class Limits:
         send_timeout: Seconds that a send may make no progress; then the connection is given up.
         max_message_bytes: The largest message that is received, in bytes of its payload.
         drain_timeout: Seconds that the application takes to drain.
-        compression: What is offered to clients of WebSockets; None for none.
+        compression: The compression that is offered to WebSocket clients, if any.
     """
 
     send_timeout: float

@@ -67,7 +67,7 @@ export function Composer({ box, agents, isRunning, onStop }: Props) {
       )}
       {files.lost !== "" && (
         <p className="note lost-files">
-          <span>Not stored any more: <bdi>{files.lost}</bdi>. Add them again.</span>
+          <span>Deleted after 24 hours: <bdi>{files.lost}</bdi>. Add them again.</span>
           <button type="button" className="quiet" onClick={files.forgetLost}>OK</button>
         </p>
       )}
@@ -104,7 +104,7 @@ export function Composer({ box, agents, isRunning, onStop }: Props) {
         <AgentPicker {...agents} />
         {waiting.isWaiting && (
           <p className="note waiting" role="status">
-            Sends once the files are uploaded
+            The message is sent once the files are uploaded
             <button type="button" className="quiet" onClick={() => waiting.wait(null)}>Do not send</button>
           </p>
         )}

@@ -11,7 +11,7 @@ export interface Waiting {
   readonly isWaiting: boolean;
   /** Null: the message does not wait any more. */
   readonly wait: (wish: Wish | null) => void;
-  /** The newest wish, before it is rendered. */
+  /** The newest state, before it is rendered. */
   readonly wish: RefObject<Wish | null>;
 }
 

@@ -1,5 +1,5 @@
-// The files of a message: images as thumbnails, all others as cards. A file is shown as what the server
-// says it is, whatever its name says; only images that cannot have scripts are shown at all.
+// The files of a message: images as thumbnails, all others as cards. The type that the server has detected
+// decides, not the name; only images that cannot have scripts are shown.
 
 import { useId, useRef, useState } from "react";
 import type { ListedFile } from "../../../src/index.ts";

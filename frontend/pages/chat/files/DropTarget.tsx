@@ -1,4 +1,4 @@
-// What the page shows while files are dragged over it.
+// The notice that the page shows while files are dragged over it.
 
 import { ClipIcon } from "./icons.tsx";
 

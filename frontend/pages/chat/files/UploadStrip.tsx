@@ -8,7 +8,7 @@ import { CloseIcon, RetryIcon } from "../../shared/icons.tsx";
 import { detailsText, nameText, sizeText, uploadProblem } from "./describe.ts";
 import { FileIcon } from "./icons.tsx";
 
-/** Refusals that another attempt would get again. */
+/** Errors that another attempt would get again. */
 const PERMANENT = new Set(["MESSAGE_TOO_LARGE", "FILE_UNREADABLE", "NOT_SUPPORTED"]);
 
 export function UploadStrip({ uploads, remove, retry }: Pick<Uploads, "uploads" | "remove" | "retry">) {
@@ -47,7 +47,7 @@ function State({ item, problem }: { item: UploadItem; problem: string | null }) 
   if (status === "done") return <p className="note">{detailsText(item)}</p>;
   if (status === "failed") return <p className="fault">{problem}</p>;
   const percent = bytes === 0 ? 0 : Math.floor((sent / bytes) * 100);
-  const text = { waiting: "Waits for the others", uploading: `${percent} % of ${sizeText(bytes)}`, retrying: retryText(retry) }[status];
+  const text = { waiting: "Waits for other uploads", uploading: `${percent} % of ${sizeText(bytes)}`, retrying: retryText(retry) }[status];
   return (
     <>
       <p className="note">{text}</p>
@@ -57,9 +57,9 @@ function State({ item, problem }: { item: UploadItem; problem: string | null }) 
 }
 
 const retryText = (retry: UploadItem["retry"]) =>
-  retry?.error.code === "RATE_LIMIT_EXCEEDED" ? "Goes on in a moment" : "Broke off, begins again";
+  retry?.error.code === "RATE_LIMIT_EXCEEDED" ? "Continues in a moment" : "The upload broke off and begins again";
 
-/** What a screen reader says when an upload ends. */
+/** The text that a screen reader reads when an upload ends. */
 function summary(uploads: readonly UploadItem[], problemOf: (item: UploadItem) => string | null): string {
   if (uploads.length === 0) return "";
   const done = uploads.filter(({ status }) => status === "done").length;

@@ -1,4 +1,4 @@
-// Files in the words of a reader.
+// Texts about files for the user.
 
 import type { ErrorBody, ListedFile, UploadItem, UserEntry } from "../../../src/index.ts";
 import { explain } from "../../shared/errorText.ts";
@@ -9,7 +9,7 @@ const UNITS = ["bytes", "KB", "MB", "GB"];
 export function sizeText(bytes: number): string {
   if (bytes === 1) return "1 byte";
   let [value, unit] = [bytes, 0];
-  // What would be shown as 1000 is one of the next unit.
+  // A value that would be shown as 1000 is shown as 1 of the next unit.
   for (; value >= 999.5 && unit < UNITS.length - 1; unit += 1) value /= 1000;
   const digits = unit > 0 && value < 9.95 ? 1 : 0;
   return `${value.toLocaleString("en", { maximumFractionDigits: digits })} ${UNITS[unit]}`;
@@ -55,13 +55,13 @@ export const textOfFiles = (files: readonly Pick<ListedFile, "name" | "media_typ
 export const isOnlyFiles = ({ content, attachments }: Pick<UserEntry, "content" | "attachments">) =>
   attachments.length > 0 && content === textOfFiles(attachments);
 
-/** The words for what `explain` would say of a message. */
+/** Texts for files, where those of `explain` are about messages. */
 const UPLOAD: Readonly<Record<string, string>> = {
-  NOT_SUPPORTED: "This server takes no files.",
-  TOO_MANY_FILES: "A message takes at most 16 files.",
+  NOT_SUPPORTED: "This server accepts no files.",
+  TOO_MANY_FILES: "A message has at most 16 files.",
   FILE_UNREADABLE: "This file was changed or removed. Choose it again.",
-  RATE_LIMIT_EXCEEDED: "There are too many uploads at once. It goes on in a moment.",
-  QUEUE_FULL: "Your files have taken all their space. Delete conversations that have files.",
+  RATE_LIMIT_EXCEEDED: "There are too many uploads at once. The upload continues in a moment.",
+  QUEUE_FULL: "Your files have used up their space. Delete conversations that have files.",
   NO_ANSWER: "The connection was lost.",
 };
 

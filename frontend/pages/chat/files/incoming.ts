@@ -15,7 +15,7 @@ export function usePastedFiles(onFiles: OnFiles | null): void {
     const onPaste = (event: ClipboardEvent) => {
       const { clipboardData: data, target } = event;
       const files = [...(data?.files ?? [])];
-      // A word processor copies its text as an image, too: the text is wanted.
+      // A word processor copies its text as an image, too: the text is pasted.
       if (files.length === 0 || data?.types.includes("text/plain") === true || isOtherField(target)) return;
       event.preventDefault();
       onFiles(files);

@@ -1,4 +1,4 @@
-// Whether an element is on the screen, or nearly. What is far away is not loaded.
+// Whether an element is on the screen, or near it. Content that is far away is not loaded.
 
 import { type RefObject, useEffect, useState } from "react";
 
