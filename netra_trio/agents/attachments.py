@@ -13,6 +13,7 @@ import trio
 
 from netra_trio.errors import ContentMissing, FilesNotFound
 from netra_trio.files.base import CHUNK_BYTES
+from netra_trio.files.chunks import chunks_of
 from netra_trio.files.declared import ContradictedType, stored_type
 from netra_trio.files.detection import HTML, SVG
 from netra_trio.ids import FileId, RunId, UserId
@@ -174,6 +175,41 @@ class ReadPart(Protocol):
         ...
 
 
+class Places:
+    """A limited number of places for files; those of calls in progress count.
+
+    Args:
+        most: How many there are.
+        full: The text of the error if none is left.
+    """
+
+    __slots__ = ("_full", "_left")
+
+    def __init__(self, most: int, full: str) -> None:
+        self._left = most
+        self._full = full
+
+    @contextmanager
+    def take(self) -> Iterator[None]:
+        """Take a place for a file that is stored in the block; give it back if that fails.
+
+        Raises:
+            RuntimeError: If there is none left.
+        """
+        if not self._left:
+            raise RuntimeError(self._full)
+        self._left -= 1
+        try:
+            yield
+        except BaseException:
+            self._left += 1
+            raise
+
+
+def _attaching() -> Places:
+    return Places(ATTACHMENTS, f"an answer has at most {ATTACHMENTS} attached files")
+
+
 class RunFiles:
     """The files of one run, over all its attempts.
 
@@ -181,9 +217,14 @@ class RunFiles:
         user_id: The user of the run.
         access: Finds, reads and stores files.
         received: The files of the message.
+
+    Attributes:
+        received: The files of the message.
+        attaching: The places for files that are attached.
+        sending: The places for files that are sent as events.
     """
 
-    __slots__ = ("_access", "_answer", "_attached", "_sent", "_user_id", "received")
+    __slots__ = ("_access", "_answer", "_user_id", "attaching", "received", "sending")
 
     def __init__(
         self, user_id: UserId, access: FileAccess, received: Sequence[StoredFile] = ()
@@ -192,13 +233,14 @@ class RunFiles:
         self._access = access
         self._user_id = user_id
         self._answer: list[tuple[StoredFile, bool]] = []  # and whether it was sent as an event
-        self._attached = 0  # those of calls in progress included
-        self._sent = 0  # likewise
+        self.attaching = _attaching()
+        text = f"a run sends binary data at most {BINARY_RESULTS} times"
+        self.sending = Places(BINARY_RESULTS, text)
 
     def begin_attempt(self) -> None:
         """Remove the files that an earlier attempt has attached; the client has the sent ones."""
         self._answer = [each for each in self._answer if each[1]]
-        self._attached = 0
+        self.attaching = _attaching()
 
     @property
     def answer(self) -> tuple[ListedFile, ...]:
@@ -228,45 +270,13 @@ class RunFiles:
         """
         if media_type is not None and not isinstance(data, AsyncIterable):
             media_type = await _type_of(media_type, data)
-        chunks = data if isinstance(data, AsyncIterable) else Chunks(_part_of(data), len(data))
+        chunks = data if isinstance(data, AsyncIterable) else chunks_of(data)
         return await self._access.upload(self._user_id, chunks, name=name, media_type=media_type)
 
     def add(self, file: StoredFile, *, is_sent: bool) -> Attachment:
         """Make a file part of the answer."""
         self._answer.append((file, is_sent))
         return Attachment(file, self._access)
-
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Take a place for a file that is attached in the block; give it back if that fails.
-
-        Raises:
-            RuntimeError: If there is none left.
-        """
-        if self._attached >= ATTACHMENTS:
-            raise RuntimeError(f"an answer has at most {ATTACHMENTS} attached files")
-        self._attached += 1
-        try:
-            yield
-        except BaseException:
-            self._attached -= 1
-            raise
-
-    @contextmanager
-    def sending(self) -> Iterator[None]:
-        """Take a place for a file that is sent in the block; give it back if that fails.
-
-        Raises:
-            RuntimeError: If there is none left.
-        """
-        if self._sent >= BINARY_RESULTS:
-            raise RuntimeError(f"a run sends binary data at most {BINARY_RESULTS} times")
-        self._sent += 1
-        try:
-            yield
-        except BaseException:
-            self._sent -= 1
-            raise
 
 
 async def _type_of(given: str, data: bytes) -> str:
@@ -289,11 +299,3 @@ def binary_event(
     if file.size > EVENT_DATA_BYTES:
         return result, size
     return BinaryEvent(result, bytes(data)), size + file.size
-
-
-def _part_of(data: bytes) -> ReadPart:
-    async def read(*, start: int, size: int) -> bytes:
-        await trio.lowlevel.checkpoint()
-        return data[start : start + size]
-
-    return read

@@ -1,8 +1,8 @@
 """Checks of what agents pass to the methods of their run; each raises TypeError or ValueError."""
 
-import re
 from math import isfinite
 
+from netra_trio.protocol.fields import is_media_type
 from netra_trio.protocol.text import json_size
 from netra_trio.protocol.threads import TITLE_CHARACTERS
 
@@ -10,8 +10,6 @@ STEP_MAX = 2**53 - 1  # larger integers lose precision in JavaScript
 TOOL_NAME_BYTES = 256  # UTF-8
 MODEL_NAME_BYTES = 256  # UTF-8
 TOKENS_MAX = 2**53 - 1  # of one report of usage, for the same reason
-_MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]{1,63}/[\w!#$&^.+-]{1,63}(; ?[\w.+-]+=[\w.+-]+)?", re.ASCII)
-_MEDIA_TYPE_CHARACTERS = 127
 
 
 def check_step(step: int | None) -> None:
@@ -72,7 +70,7 @@ def check_media_type(media_type: str) -> None:
     """
     if not isinstance(media_type, str):
         raise TypeError(f"a media type is a str, got {type(media_type).__name__}")
-    if len(media_type) > _MEDIA_TYPE_CHARACTERS or not _MEDIA_TYPE.fullmatch(media_type):
+    if not is_media_type(media_type):
         raise ValueError("a media type has the form type/subtype, for example audio/mpeg")
 
 

@@ -274,7 +274,7 @@ class Run:
             check_data(data)
         if media_type is not None:
             check_media_type(media_type)
-        with self._files.place():
+        with self._files.attaching.take():
             file = await self._store_file(data, name, media_type)
             return self._files.add(file, is_sent=False)
 
@@ -297,7 +297,7 @@ class Run:
         if not data:
             await trio.lowlevel.checkpoint()
             return
-        with self._files.sending():
+        with self._files.sending.take():
             file = await self._store_file(data, "", media_type)
             event, size = binary_event(self.id, media_type, file, data)
             add = partial(self._files.add, file, is_sent=True)

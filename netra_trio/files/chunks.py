@@ -7,6 +7,8 @@ async for chunk in Chunks(read, start=0, size=None):
 from collections.abc import Awaitable, Callable
 from typing import Self
 
+import trio
+
 from netra_trio.files.base import CHUNK_BYTES
 
 
@@ -37,3 +39,13 @@ class Chunks:
         self._at += len(data)
         self._left = None if self._left is None else self._left - len(data)
         return data
+
+
+def chunks_of(data: bytes) -> Chunks:
+    """Return content that is in memory, in chunks."""
+
+    async def read(start: int, size: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return data[start : start + size]
+
+    return Chunks(read, 0, None)

@@ -8,7 +8,6 @@
 ('?', 'image/png', b'...')
 """
 
-import re
 from typing import Any
 
 import attrs
@@ -17,18 +16,16 @@ from netra_trio.ids import CorrelationId
 from netra_trio.protocol import codec
 from netra_trio.protocol.binary import BadBinaryFrame, split_binary
 from netra_trio.protocol.codes import ErrorCode
+from netra_trio.protocol.fields import is_media_type
 from netra_trio.protocol.inbound import INBOUND
 from netra_trio.protocol.messages import UserMessage
 from netra_trio.protocol.problem import problem
 from netra_trio.protocol.rooms import RoomMessage
 from netra_trio.values import frozen
 
-MEDIA_TYPE_CHARACTERS = 127  # docs/protocol.md, Binary frames
-
 _PATH = "$.payload.attachments"
 _FIELD = "media_type"
 _NAME_SHOWN = 40  # characters of an unknown field in an error text
-_MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(; ?[\w.+-]+=[\w.+-]+)*", re.ASCII)
 
 
 @frozen
@@ -122,15 +119,7 @@ def _fault_of(attachments: Any) -> str | None:
     if unknown:
         return f"{_PATH}[0].{unknown[0][:_NAME_SHOWN]}: unknown field"
     media_type = attachment.get(_FIELD)
-    if _is_media_type(media_type):
+    if type(media_type) is str and is_media_type(media_type):
         return None
     came = codec.show(media_type) if attachment else "nothing"
     return f"{_PATH}[0].{_FIELD}: expected a type such as image/png, got {came}"
-
-
-def _is_media_type(value: Any) -> bool:
-    return (
-        type(value) is str
-        and len(value) <= MEDIA_TYPE_CHARACTERS
-        and _MEDIA_TYPE.fullmatch(value) is not None
-    )

@@ -14,7 +14,9 @@ CORRELATION_ID_CHARACTERS = 128  # docs/protocol.md, Frames
 HISTORY_PAGE = 50  # messages, unless the client asks for another number
 HISTORY_PAGE_MAX = 100  # messages
 ATTACHMENTS = 16  # files of one message, or of one answer: docs/protocol.md, Files
+MEDIA_TYPE_CHARACTERS = 127  # docs/protocol.md, Binary frames
 
+_MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(; ?[\w.+-]+=[\w.+-]+)*", re.ASCII)
 _THREAD_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 THREAD_ID_TEXT = "1 to 64 characters out of A-Z, a-z, 0-9, _ and -"
 
@@ -44,6 +46,11 @@ def check_thread_id(_: object, attribute: "attrs.Attribute[Any]", value: str | N
 def is_thread_id(value: str) -> bool:
     """Return whether a text is a valid thread id."""
     return _THREAD_ID.fullmatch(value) is not None
+
+
+def is_media_type(value: str) -> bool:
+    """Return whether a text has the form of a media type, with its parameters."""
+    return len(value) <= MEDIA_TYPE_CHARACTERS and _MEDIA_TYPE.fullmatch(value) is not None
 
 
 def check_not_blank(_: object, attribute: "attrs.Attribute[Any]", value: str) -> None:

@@ -12,6 +12,7 @@ from itertools import takewhile
 import trio
 from attrs import evolve
 
+from netra_trio.agents.attachments import FileAccess
 from netra_trio.agents.execution import Ending
 from netra_trio.agents.run import Agent, ChangeThread, RunSpec
 from netra_trio.broker.threads import Outcome, SharedAdmission
@@ -44,7 +45,7 @@ from netra_trio.sessions.records import new_message, run_spec
 from netra_trio.sessions.runner import LiveRun, Runner, raise_session_ended
 from netra_trio.sessions.scheduler import AdmissionDecision
 from netra_trio.sessions.thread_lines import Place
-from netra_trio.sessions.uploads import UploadedFiles, store_data
+from netra_trio.sessions.uploads import store_data
 from netra_trio.sessions.users import User
 from netra_trio.stores.base import Duplicate, NewMessage, Store
 from netra_trio.telemetry.metrics import Metrics
@@ -114,7 +115,7 @@ class Admission:
         runner: Runner,
         duplicates: Duplicates,
         store: Store,
-        files: UploadedFiles,
+        files: FileAccess,
         settings: Settings,
         metrics: Metrics,
         wall_clock: Callable[[], float],

@@ -3,11 +3,9 @@
 file = await store_data(files, user_id, message)
 """
 
-from collections.abc import AsyncIterable
-from typing import Protocol, Self
-
 import trio
 
+from netra_trio.agents.attachments import FileAccess
 from netra_trio.errors import (
     FilesFull,
     FileTooLarge,
@@ -15,6 +13,7 @@ from netra_trio.errors import (
     StorageUnavailable,
     StoreUnavailable,
 )
+from netra_trio.files.chunks import chunks_of
 from netra_trio.ids import UserId
 from netra_trio.protocol.binary_messages import BinaryRoomMessage, BinaryUserMessage
 from netra_trio.protocol.codes import ErrorCode
@@ -25,23 +24,8 @@ from netra_trio.stores.files import StoredFile
 STORE_SECONDS = 5.0  # for the data of a message: the messages behind it wait
 
 
-class UploadedFiles(Protocol):
-    """The files, as this module stores one."""
-
-    async def upload(
-        self,
-        user_id: UserId,
-        chunks: AsyncIterable[bytes],
-        *,
-        name: str = "",
-        media_type: str | None = None,
-    ) -> StoredFile:
-        """Store a file."""
-        ...
-
-
 async def store_data(
-    files: UploadedFiles, user_id: UserId, message: BinaryUserMessage | BinaryRoomMessage
+    files: FileAccess, user_id: UserId, message: BinaryUserMessage | BinaryRoomMessage
 ) -> StoredFile:
     """Store the data of a message; cancelling is safe.
 
@@ -52,7 +36,9 @@ async def store_data(
     """
     try:
         with trio.fail_after(STORE_SECONDS):
-            return await files.upload(user_id, _Whole(message.data), media_type=message.media_type)
+            return await files.upload(
+                user_id, chunks_of(message.data), media_type=message.media_type
+            )
     except FileTooLarge as error:
         text = f"The attachment has more than {error.limit} bytes."
         raise Refused(problem(ErrorCode.MESSAGE_TOO_LARGE, text)) from None
@@ -64,20 +50,3 @@ async def store_data(
         raise refusals.never_stored() from None
     except (StorageUnavailable, StoreUnavailable, trio.TooSlowError):
         raise refusals.not_stored() from None
-
-
-class _Whole:
-    """An iterator over data that is one chunk; a generator would have to be closed."""
-
-    def __init__(self, data: bytes) -> None:
-        self._rest: bytes | None = data
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        await trio.lowlevel.checkpoint()
-        data, self._rest = self._rest, None
-        if data is None:
-            raise StopAsyncIteration
-        return data

@@ -55,10 +55,9 @@ from netra_trio.files.names import NAME_BYTES
 from netra_trio.files.rate import UPLOADS
 from netra_trio.ids import CorrelationId, RunId, ThreadId
 from netra_trio.protocol.binary import EVENT_DATA_BYTES
-from netra_trio.protocol.binary_messages import MEDIA_TYPE_CHARACTERS
 from netra_trio.protocol.codec import HARD_SIZE_FACTOR, OPEN_PAYLOAD_BYTES
 from netra_trio.protocol.codes import CloseCode, ErrorCode
-from netra_trio.protocol.fields import ATTACHMENTS
+from netra_trio.protocol.fields import ATTACHMENTS, MEDIA_TYPE_CHARACTERS
 from netra_trio.protocol.inbound import INBOUND
 from netra_trio.protocol.keepalive import MISSED_INTERVALS
 from netra_trio.protocol.messages import (

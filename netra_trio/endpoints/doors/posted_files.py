@@ -15,7 +15,7 @@ has to name a file of the user. The server fetches nothing.
 import re
 from base64 import b64decode
 from binascii import Error
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from hashlib import sha256
 from typing import Self
 from urllib.parse import urlsplit
@@ -27,6 +27,7 @@ from attrs import define
 from netra_trio.endpoints.call import Call
 from netra_trio.endpoints.checks import AcceptedUpgrade, check_door
 from netra_trio.endpoints.uploads import refusing
+from netra_trio.files.chunks import chunks_of
 from netra_trio.files.rate import UPLOADS
 from netra_trio.ids import FileId, UserId
 from netra_trio.protocol import codec
@@ -43,7 +44,6 @@ EXPECTED = "a data: URL in Base64, or the address of an uploaded file"
 
 _DATA = re.compile(r"data:[^,]{0,255};base64,", re.IGNORECASE)
 _FILE = re.compile(r"/ws/files/([\w-]{1,64})", re.ASCII)
-_CHUNK = 64 * 1024  # bytes
 
 
 @frozen
@@ -160,22 +160,5 @@ async def _store(services: Services, user_id: UserId, file: PostedFile) -> FileI
         text = f"Too many uploads: a user may upload {UPLOADS} files a minute."
         raise Refused(rate_limited(text, wait))
     with refusing():
-        chunks = _Chunks(file.data or b"")
+        chunks = chunks_of(file.data or b"")
         return (await services.files.upload(user_id, chunks, name=file.name)).file_id
-
-
-class _Chunks:
-    """Iterates over the content of a file in chunks."""
-
-    def __init__(self, data: bytes) -> None:
-        self._chunks: Iterable[bytes] = iter(
-            data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK)
-        )
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        for chunk in self._chunks:
-            return chunk
-        raise StopAsyncIteration
