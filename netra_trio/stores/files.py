@@ -3,7 +3,7 @@
 The content of a file is kept elsewhere (`netra_trio.files.base.FileStorage`). Its row exists before
 its content is written and until its content is deleted, so content without a row never exists:
 
-1. `reserve_file`: the row counts for the limit of the user; nobody can read the file yet.
+1. `reserve_file`: the row counts for the limit of the user; the file cannot be read yet.
 2. The content is written.
 3. `finish_file`: the file can be read, and named by messages of its user.
 4. A thread is deleted, or the file is too old: it can neither be read nor named any more.

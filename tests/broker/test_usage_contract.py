@@ -119,7 +119,7 @@ async def test_a_warning_is_reached_once_over_all_nodes(counters: Two) -> None:
     assert set(seen.reached) == {"tokens"}
 
 
-async def test_what_is_stored_has_reached_its_warning_before(counters: Two) -> None:
+async def test_a_warning_that_the_stored_sum_has_reached_is_not_repeated(counters: Two) -> None:
     warnings: Mapping[Unit, int] = {"tokens": 80}
     counter = await seeded(counters.one, Amounts(80, 0), warnings=warnings)
     seen = await counters.one.count(KEY, counter, Amounts(1, 0), warnings=warnings)

@@ -44,7 +44,7 @@ def decoder() -> FrameDecoder:
 
 
 @pytest.mark.parametrize("example", examples(), ids=lambda example: str(example["name"]))
-def test_what_a_client_reads(example: Example) -> None:
+def test_frames_that_a_client_reads(example: Example) -> None:
     decoding = decoder()
     for frame in example["frames"]:
         text = orjson.dumps(frame["v2"]).decode()
@@ -92,7 +92,7 @@ def test_a_delta_has_the_time_of_its_arrival_by_the_clock_of_the_server() -> Non
 @pytest.mark.parametrize(
     "text", ["", "not JSON", "5", '{"seq": 1}', '{"type": "x", "seq": "1"}', "[[1]]"]
 )
-def test_what_is_no_frame(text: str) -> None:
+def test_invalid_frames(text: str) -> None:
     with pytest.raises(InvalidEvent):
         decoder().decode(text)
 

@@ -192,7 +192,7 @@ async def test_an_upload_of_an_iterable() -> None:
     assert told == [(2, None), (5, None)]
 
 
-async def test_what_cannot_be_uploaded(tmp_path: Path) -> None:
+async def test_sources_that_cannot_be_uploaded(tmp_path: Path) -> None:
     async def broken() -> AsyncIterator[bytes]:
         yield b"half"
         raise ZeroDivisionError

@@ -51,7 +51,7 @@ def test_urls(url: object, expected: PostedFile | None) -> None:
     assert read_url(url, name="a") == expected
 
 
-def test_what_stands_for_a_file() -> None:
+def test_the_value_by_which_a_file_is_compared() -> None:
     one, same = read_base64(BASE64, name="a"), read_base64(BASE64, name=5)
     assert one is not None
     assert same == PostedFile("", PNG)

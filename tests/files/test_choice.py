@@ -61,7 +61,7 @@ def test_where_files_are_kept(text: str, url: str) -> None:
         ("a\x00b", "leave out the NUL"),
     ],
 )
-def test_what_is_no_place_for_files(text: str, fix: str) -> None:
+def test_invalid_places_for_files(text: str, fix: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(fix)}$"):
         FilesUrl().read(text)
 

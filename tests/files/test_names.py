@@ -40,7 +40,7 @@ from netra_trio.files.names import NAME_BYTES, disposition, ending, safe_name
         ("x." + "y" * 300, "x." + "y" * 253),
     ],
 )
-def test_what_is_kept_of_a_name(given_name: str, kept: str) -> None:
+def test_a_name_is_cleaned(given_name: str, kept: str) -> None:
     assert safe_name(given_name) == kept
 
 

@@ -232,7 +232,7 @@ class FailingStore(MemoryStore):
 
 @pytest.mark.parametrize("fails", ["reserve", "finish"])
 @pytest.mark.parametrize("is_applied", [False, True])
-async def test_what_is_left_of_a_store_that_fails_is_collected(
+async def test_leftovers_of_a_store_that_fails_are_collected(
     tmp_path: Path, fails: str, is_applied: bool
 ) -> None:
     async with kept(tmp_path) as it:

@@ -166,7 +166,7 @@ async def test_a_warning_of_the_time_alone_is_not_sent_again(autojump_clock: Moc
         assert warnings(await told(client, "1")) == []
 
 
-async def test_what_all_have_used_meanwhile_is_beyond_the_limit(autojump_clock: MockClock) -> None:
+async def test_the_usage_of_all_nodes_is_beyond_the_limit(autojump_clock: MockClock) -> None:
     """The runs end when the broker answers again, and the warning comes then."""
     async with open_nodes(2, agents=AGENTS, **LIMIT) as (one, two):
         first, second = await open_at(one), await open_at(two)

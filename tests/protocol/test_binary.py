@@ -25,7 +25,7 @@ def test_both_parts_come_back(frame: bytes, data: bytes) -> None:
         (b"\xff" * 9, "expected a JSON frame of 4294967295 bytes behind its length, got 5 bytes"),
     ],
 )
-def test_what_is_no_binary_frame(payload: bytes, text: str) -> None:
+def test_invalid_binary_frames(payload: bytes, text: str) -> None:
     with pytest.raises(BadBinaryFrame, match=f"^{text}$"):
         split_binary(payload)
 

@@ -36,7 +36,7 @@ SENT, RECEIVED = examples("server_to_client"), examples("client_to_server")
 
 
 @pytest.mark.parametrize("example", [each for each in SENT if each["frame"]], ids=name_of)
-def test_what_the_server_sends(example: Example) -> None:
+def test_frames_of_the_server(example: Example) -> None:
     frame, data = example["frame"], b64decode(example["data"])
     payload = frame["payload"]
     result = BinaryResult(
@@ -51,7 +51,7 @@ def test_what_the_server_sends(example: Example) -> None:
 
 
 @pytest.mark.parametrize("example", RECEIVED, ids=name_of)
-def test_what_a_client_sends(example: Example) -> None:
+def test_frames_of_a_client(example: Example) -> None:
     payload = b64decode(example["binary"])
     if example["valid"]:
         assert COMPACT.decode(payload, max_size=10_240).message.TYPE in example["name"]

@@ -59,7 +59,7 @@ def test_the_examples_have_different_names_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("example", [each for each in EXAMPLES if is_valid(each)], ids=name_of)
 @pytest.mark.parametrize("is_copied", [False, True], ids=["own", "of another node"])
-def test_what_the_server_sends(example: Example, is_copied: bool) -> None:
+def test_compact_frames_of_the_server(example: Example, is_copied: bool) -> None:
     encoder = CompactEncoder()
     for frame in example["frames"]:
         said = frame.get("v1", frame["v2"])

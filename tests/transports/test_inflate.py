@@ -101,7 +101,7 @@ def test_the_limit_counts_inflated_bytes(source: bytes, level: int) -> None:
 @pytest.mark.parametrize("level", range(10))
 @pytest.mark.parametrize("memory", [1, 9])
 @pytest.mark.parametrize("size", [1, 100, 10_240, LIMIT])
-def test_what_cannot_be_compressed_is_within_the_limit(size: int, memory: int, level: int) -> None:
+def test_incompressible_data_is_within_the_limit(size: int, memory: int, level: int) -> None:
     stream = zlib.compressobj(level, zlib.DEFLATED, -9, memory)
     data = stream.compress(NOISE[:size]) + stream.flush(zlib.Z_SYNC_FLUSH)
     assert len(data) <= compressed_limit(size)
@@ -146,7 +146,7 @@ def test_each_step_is_small(name: str) -> None:
     level=st.integers(0, 9),
     bits=st.integers(9, 15),
 )
-def test_what_a_client_compresses_is_inflated(text: bytes, level: int, bits: int) -> None:
+def test_data_that_a_client_compresses_is_inflated(text: bytes, level: int, bits: int) -> None:
     assert inflate(deflate(text, level=level, bits=bits), len(text)) == text
 
 

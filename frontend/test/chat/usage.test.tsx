@@ -35,7 +35,7 @@ describe("a warning", () => {
 });
 
 describe("a message beyond the budget", () => {
-  it("is refused for good, and the reader learns when the next day begins", async () => {
+  it("fails permanently, and shows when the next day begins", async () => {
     const { browser } = page;
     const wait = 3_600_000;
     browser.server.rejection = { code: "BUDGET_EXCEEDED", retry_after_ms: wait };

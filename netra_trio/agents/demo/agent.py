@@ -173,7 +173,7 @@ RULES = (
 )
 
 FILES = Rule(bool, "I have to read your files", _describe_files)
-"""For messages with files, whatever their text is."""
+"""For messages with files, with any text."""
 
 # The tools.
 
