@@ -9,53 +9,44 @@ import { onForgotten } from "../../shared/userData.ts";
 /** The server deletes a file that no message names after 24 hours. */
 const KEPT_MS = 23 * 3_600_000;
 
-interface Kept {
-  readonly client: NetraClient;
-  readonly list: UploadList;
-  readonly end: () => void;
-}
-
-const lists = new Map<string, Kept>();
+const lists = new WeakMap<NetraClient, Map<string, UploadList>>();
+/** The newest list of each thread, which alone is a part of the draft: of the current client. */
+const current = new Map<string, UploadList>();
 
 /** The list of a thread: the same one as long as the client is the same. */
 export function uploadsOf(client: NetraClient, user: string, thread: string): UploadList {
+  const known = lists.get(client) ?? new Map<string, UploadList>();
+  lists.set(client, known);
   const name = JSON.stringify([user, thread]);
-  const known = lists.get(name);
-  if (known?.client === client) return known.list;
-  known?.end();
-  const made = { client, ...newList(client, user, thread) };
-  lists.set(name, made);
-  return made.list;
+  const list = known.get(name) ?? newList(client, name, user, thread);
+  known.set(name, list);
+  return list;
 }
 
-function newList(client: NetraClient, user: string, thread: string): Omit<Kept, "client"> {
+function newList(client: NetraClient, name: string, user: string, thread: string): UploadList {
   const list = client.createUploads();
+  const isCurrent = () => current.get(name) === list;
   const stored = () => drafts.files(user, thread);
   const take = () => {
     const listed = new Set(doneIn(list).map(({ file_id }) => file_id));
     const missing = stored().filter((file) => isKept(file) && !listed.has(file.file_id));
-    if (missing.length > 0) list.restore(missing.map(listedOf));
+    if (isCurrent() && missing.length > 0) list.restore(missing.map(listedOf));
   };
   const keep = () => {
     const times = new Map(stored().map(({ file_id, at }) => [file_id, at]));
     const done = doneIn(list).map((file) => ({ ...file, at: times.get(file.file_id) ?? Date.now() }));
     const lost = stored().filter((file) => !isKept(file));
-    if (!isSame([...lost, ...done], stored())) drafts.writeFiles(user, thread, [...lost, ...done]);
+    if (isCurrent() && !isSame([...lost, ...done], stored())) drafts.writeFiles(user, thread, [...lost, ...done]);
   };
+  current.set(name, list);
   take();
-  const ends = [
-    list.subscribe(keep),
-    // A draft is taken over from a tab that was closed.
-    drafts.subscribe(take),
-    onForgotten((other) => {
-      if (other === user) list.clear();
-    }),
-  ];
-  const end = () => {
-    for (const cancel of ends) cancel();
-    list.clear();
-  };
-  return { list, end };
+  list.subscribe(keep);
+  // A draft is taken over from a tab that was closed.
+  drafts.subscribe(take);
+  onForgotten((other) => {
+    if (other === user) list.clear();
+  });
+  return list;
 }
 
 /** The names of the files of a draft that the server has deleted by now. */
