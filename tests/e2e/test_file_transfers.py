@@ -57,7 +57,7 @@ def peak(server: Server) -> int:
 
 
 def test_curl_uploads_a_form_and_a_body(host: Server, tmp_path: Path) -> None:
-    path = tmp_path / "caf\u00e9 report.md"
+    path = tmp_path / "na\u00efve report.md"
     path.write_text("# Report\n")
     expected = {"media_type": "text/markdown", "bytes": 9, "sha256": digest(path)}
     for arguments, query in (
