@@ -25,7 +25,7 @@ export function UsageNotice() {
   );
 }
 
-function textOf({ limit, used }: Usage): string {
-  if (used >= limit) return "Your budget for today is used up.";
-  return `You have used ${Math.floor((100 * used) / limit)} % of your budget for today.`;
+function textOf({ agent_name, limit, used }: Usage): string {
+  if (used >= limit) return `Your budget for the agent ${agent_name} is used up today.`;
+  return `You have used ${Math.floor((100 * used) / limit)} % of today's budget for the agent ${agent_name}.`;
 }

@@ -18,7 +18,7 @@ const RELOAD: Words = { text: "This page and the server do not understand each o
 const REJECTED: Words = { text: "The server did not accept this message.", help: "Change it, then send it again." };
 
 const BUDGET: Words = {
-  text: "Your budget for today is used up.",
+  text: "Your budget for this agent is used up today.",
   help: "Try again tomorrow, or ask an administrator.",
 };
 

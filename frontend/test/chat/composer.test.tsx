@@ -61,7 +61,7 @@ describe("a message that the server refuses", () => {
     page.browser.server.rejection = { code: "BUDGET_EXCEEDED" };
     await page.say("first");
     expect(page.texts(".problem-text > p")).toEqual([
-      "Not sent. Your budget for today is used up. Try again tomorrow, or ask an administrator.",
+      "Not sent. Your budget for this agent is used up today. Try again tomorrow, or ask an administrator.",
     ]);
     expect(page.texts(".details > p")).toEqual(["BUDGET_EXCEEDED: This is BUDGET_EXCEEDED. Help."]);
     await page.click("Edit");

@@ -26,9 +26,9 @@ describe("a warning", () => {
   it("is shown with its share of the budget, until it is dismissed or a newer one comes", async () => {
     expect(page.texts(".banner")).toEqual([]);
     await warn("tokens", 1000, 809);
-    expect(page.texts(".banner")).toEqual(["You have used 80 % of your budget for today."]);
+    expect(page.texts(".banner")).toEqual(["You have used 80 % of today's budget for the agent echo."]);
     await warn("cost", 0.3, 0.3);
-    expect(page.texts(".banner")).toEqual(["Your budget for today is used up."]);
+    expect(page.texts(".banner")).toEqual(["Your budget for the agent echo is used up today."]);
     await page.click("Dismiss");
     expect(page.texts(".banner")).toEqual([]);
   });
@@ -42,7 +42,7 @@ describe("a message beyond the budget", () => {
     await page.say("first");
     const at = new Date(browser.clock.now + wait).toLocaleTimeString([], { timeStyle: "short" });
     expect(page.texts(".problem-text > p")).toEqual([
-      `Not sent. Your budget for today is used up. Try again after ${at}, or ask an administrator.`,
+      `Not sent. Your budget for this agent is used up today. Try again after ${at}, or ask an administrator.`,
     ]);
     browser.server.rejection = null;
     await act(async () => browser.clock.advance(wait + 60_000));

@@ -152,7 +152,7 @@ RULES = (
     Rule(re.compile(r"(?i)\bslow(?:ly)?\b").search, "This is to be slow, so I count", _count),
     Rule(
         re.compile(r"(?i)\b(?:make|write|create|attach|send|give)\b.*\bfiles?\b").search,
-        "This is to be a file",
+        "You want a file",
         _make_file,
     ),
     Rule(find_questions, "My tools can answer this", _use_tools),
@@ -172,7 +172,7 @@ RULES = (
     Rule(lambda _: True, "No rule of mine fits, so I show what I got", _reflect),
 )
 
-FILES = Rule(bool, "I have to read your files", _describe_files)
+FILES = Rule(bool, "I read your files", _describe_files)
 """For messages with files, with any text."""
 
 # The tools.

@@ -1,4 +1,4 @@
-"""Files of the demo agent: what it says of those it gets, and the one that it makes."""
+"""Files of the demo agent: descriptions of received files, and the file that it attaches."""
 
 from collections.abc import Iterable
 
