@@ -24,12 +24,12 @@ _KEPT_ENDING = re.compile(r"\.[A-Za-z0-9]{1,16}")
 def safe_name(name: str) -> str:
     """Return the last part of a path, without characters that a name cannot have; may be empty."""
     last = _SEPARATORS.split(name)[-1]
-    spaced = _SPACES.sub(" ", unicodedata.normalize("NFC", last))
+    spaced = _SPACES.sub(" ", last)
     kept = "".join(each for each in spaced if unicodedata.category(each) not in _REMOVED)
-    kept = kept.strip(" ")
-    if not kept.strip("."):
-        return ""
-    return _shortened(kept)
+    # What was removed may have been between spaces, or between characters that are composed.
+    kept = unicodedata.normalize("NFC", _SPACES.sub(" ", kept)).strip(" ")
+    short = _shortened(kept)
+    return short if short.strip(". ") else ""
 
 
 def ending(name: str) -> str:

@@ -27,6 +27,8 @@ from netra_trio.files.names import NAME_BYTES, disposition, ending, safe_name
         (".hidden", ".hidden"),
         ("nul\x00.png", "nul.png"),
         ("line\r\nfeed.txt", "line feed.txt"),
+        ("no \x00 spaces", "no spaces"),
+        ("e\u200b\u0301", "\u00e9"),
         ("gnp.\u202eexe.png", "gnp.exe.png"),
         ("zero\u200bwidth", "zerowidth"),
         ("\ud800surrogate", "surrogate"),
@@ -38,6 +40,7 @@ from netra_trio.files.names import NAME_BYTES, disposition, ending, safe_name
         ("x" * 300 + ".pdf", "x" * 251 + ".pdf"),
         ("\u20ac" * 100 + ".md", "\u20ac" * 84 + ".md"),
         ("x." + "y" * 300, "x." + "y" * 253),
+        ("." * 300 + "\u00e9", ""),
     ],
 )
 def test_a_name_is_cleaned(given_name: str, kept: str) -> None:
