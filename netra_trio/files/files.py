@@ -205,6 +205,7 @@ class Files:
             raise FilesFull(limit)
         # If this fails the file may be finished: then it is deleted as one that no message names.
         if not await self._store.finish_file(file.file_id):
+            await self._drop(file.file_id)
             raise StorageUnavailable("the content took too long to be stored")
         return file
 

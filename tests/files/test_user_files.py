@@ -248,6 +248,23 @@ async def test_leftovers_of_a_store_that_fails_are_collected(
         assert await it.store.count_file_bytes(ALICE) == 0
 
 
+async def test_content_that_is_stored_after_its_file_was_deleted(tmp_path: Path) -> None:
+    async with kept(tmp_path) as it:
+
+        class LateStorage(FolderStorage):
+            """A storage that stores content when its file is deleted and forgotten already."""
+
+            async def put(self, file_id: FileId, path: Path) -> None:
+                it.clock.now += UNFINISHED_SECONDS + 1
+                await it.files.collect()
+                await super().put(file_id, path)
+
+        it.files._storage = LateStorage(tmp_path)
+        with pytest.raises(StorageUnavailable):
+            await it.files.upload(ALICE, pieces(b"content"))
+        assert it.contents == []
+
+
 async def test_an_upload_that_is_finished_too_late(tmp_path: Path) -> None:
     async with kept(tmp_path) as it:
         late = pieces(b"content")
