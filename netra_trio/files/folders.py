@@ -1,5 +1,8 @@
 """Folders of the server's own: how they are made, and how leftovers in them are deleted."""
 
+import errno
+import os
+import stat
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +22,18 @@ def make_private(folder: Path) -> None:
         make_private(folder.parent)
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
+
+
+def make_own(folder: Path) -> None:
+    """Create a folder as `make_private`, where other users of the machine can create folders too.
+
+    Raises:
+        OSError: It cannot be created, or it is there already and another user can change it.
+    """
+    make_private(folder)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(errno.EACCES, "other users can change it", str(folder))
 
 
 def sweep_folder(folder: Path, older_than: float) -> int:

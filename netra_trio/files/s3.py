@@ -20,7 +20,7 @@ import trio
 from netra_trio.errors import ContentMissing, SettingsError, StorageUnavailable
 from netra_trio.files.base import check_id
 from netra_trio.files.chunks import Chunks
-from netra_trio.files.folders import make_private, sweep_folder
+from netra_trio.files.folders import make_own, sweep_folder
 from netra_trio.files.threads import THREADS, Guarded, StorageThreads
 from netra_trio.ids import FileId
 
@@ -66,8 +66,14 @@ class S3Storage:
         """Hold the connections to the service open, which are made when they are needed.
 
         Raises:
-            SettingsError: The settings of botocore are wrong.
+            SettingsError: The settings of botocore are wrong, or the folder for temporary files
+                cannot be used.
         """
+        try:
+            await trio.to_thread.run_sync(make_own, self.spool_folder)
+        except OSError as error:
+            text = f"{self.spool_folder} for temporary files cannot be used: {error.strerror}"
+            raise SettingsError(f"FILES_URL: {text}; set TMPDIR to another folder") from None
         try:
             self._client = await trio.to_thread.run_sync(_connect)
         except (BotoCoreError, ValueError) as error:
@@ -134,7 +140,7 @@ class S3Storage:
             return await self.threads.run(function, *args)
 
     def _check(self) -> None:
-        make_private(self.spool_folder)
+        make_own(self.spool_folder)
         try:
             self._client.head_bucket(Bucket=self._bucket)
         except ClientError as error:  # 404 is of the bucket here

@@ -92,6 +92,22 @@ def test_a_missing_library_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> N
         storage_of("s3://bucket")
 
 
+@pytest.mark.parametrize("is_link", [False, True])
+async def test_a_folder_that_other_users_can_change_stops_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_link: bool
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    storage = S3Storage("bucket", "")
+    if is_link:
+        storage.spool_folder.symlink_to(tmp_path)
+    else:
+        storage.spool_folder.mkdir()
+        storage.spool_folder.chmod(0o770)
+    with pytest.raises(SettingsError, match=r"FILES_URL: .* other users can change it; set TMPDIR"):
+        async with storage.open():
+            pass
+
+
 # What `netra-trio check` says.
 
 
