@@ -60,7 +60,11 @@ def budget_exceeded(agent_name: str, unit: Unit, used: float, limit: float, now:
     """Return the error for a message or a run beyond a budget; `now` is Unix seconds."""
     wait = seconds_left(now)
     until = datetime.fromtimestamp(now + wait, UTC)
-    amount = f"{used} of {limit} tokens" if unit == "tokens" else f"a cost of {used:g} of {limit:g}"
+    amount = (
+        f"{used} of {limit} tokens"
+        if unit == "tokens"
+        else f"a cost of {_money(used)} of {_money(limit)}"
+    )
     return problem(
         ErrorCode.BUDGET_EXCEEDED,
         f"Today's budget of the agent {agent_name} is used up: {amount}.",
@@ -105,3 +109,8 @@ def never_stored() -> Refused:
     text = "$.payload: expected values that the database can store"
     help_ = "Send it with other characters or a shorter text; the same message is refused again."
     return Refused(problem(ErrorCode.VALIDATION_ERROR, text, help=help_))
+
+
+def _money(amount: float) -> str:
+    """Return an amount of money with all its decimals: one beyond a limit must not look equal."""
+    return f"{amount:.9f}".rstrip("0").rstrip(".")

@@ -126,7 +126,7 @@ async def test_cost_counts_in_billionths_so_that_sums_are_exact(autojump_clock: 
         assert warnings(frames) == [expected]
         frames = await told(client, "0.000000001", agent="pay")
         assert end_of(frames) == ("cancelled", "BUDGET_EXCEEDED")
-        assert "a cost of 0.3 of 0.3" in frames[-1]["payload"]["error"]["error"]
+        assert "a cost of 0.300000001 of 0.3." in frames[-1]["payload"]["error"]["error"]
 
 
 async def test_a_warning_is_sent_once_at_80_percent_to_all_sessions(
