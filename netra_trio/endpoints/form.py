@@ -18,6 +18,7 @@ from urllib.parse import unquote
 from multipart import (
     MultipartError,
     MultipartSegment,
+    ParserLimitReached,
     PushMultipartParser,
     content_disposition_unquote,
     parse_options_header,
@@ -29,6 +30,8 @@ from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.problem import Refused, problem
 
 PARTS = 32  # of a form
+HEADERS = 8  # of a part; RFC 7578, 4.2 and 4.4 to 4.8 have three
+HEADER_BYTES = 4096  # of one header of a part: a name of a file takes most of it
 OTHER_BYTES = 64 * 1024  # of a form beside its file
 BOUNDARY_CHARACTERS = 70  # RFC 2046, 5.1.1
 
@@ -83,7 +86,11 @@ class FormFile:
     def __init__(self, boundary: str, body: Body) -> None:
         self._body = body
         self._parser = PushMultipartParser(
-            boundary.encode("latin-1"), max_segment_count=PARTS, header_charset="latin-1"
+            boundary.encode("latin-1"),
+            max_header_count=HEADERS,
+            max_header_size=HEADER_BYTES,
+            max_segment_count=PARTS,
+            header_charset="latin-1",
         )
         self._events: Iterator[MultipartSegment | bytes | None] = iter(())
         self._is_file = True
@@ -132,6 +139,12 @@ class FormFile:
                     self._parser.close()
                     return _End.END
                 self._events = iter(self._parser.parse(data))
+        except ParserLimitReached:
+            text = (
+                f"The form has more than {PARTS} parts, or a part with more than {HEADERS} headers "
+                f"or a header of more than {HEADER_BYTES} bytes."
+            )
+            raise _refused(text) from None
         except MultipartError:
             # `from None`: the text of the error may have parts of the body.
             raise _refused(f"The body is not a valid {_FORM}.") from None

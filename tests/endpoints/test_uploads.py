@@ -10,7 +10,7 @@ import trio.testing
 from support.file_requests import Answer, App, bearer, open_app
 from trio.testing import MockClock
 
-from netra_trio.endpoints.form import OTHER_BYTES, PARTS
+from netra_trio.endpoints.form import HEADER_BYTES, HEADERS, OTHER_BYTES, PARTS
 from netra_trio.endpoints.uploads import UPLOADS_AT_ONCE, USER_UPLOADS_AT_ONCE
 from netra_trio.errors import StorageUnavailable, StoreUnavailable
 from netra_trio.files.rate import UPLOAD_SECONDS, UPLOADS
@@ -162,7 +162,21 @@ async def test_the_parts_of_a_form_and_one_more() -> None:
     others = [part(b"", "a", None) for _ in range(PARTS)]
     async with open_app() as app:
         assert (await send_form(app, form(*others[:-1], part(b"x")))).status == 200
-        assert (await send_form(app, form(*others, part(b"x")))).status == 400
+        refused = await send_form(app, form(*others, part(b"x")))
+        assert (refused.status, refused.code) == (400, "BAD_REQUEST")
+        assert f"more than {PARTS} parts" in refused.body.decode()
+
+
+async def test_the_headers_of_a_part_and_one_more() -> None:
+    async with open_app() as app:
+        for count, status in ((HEADERS, 200), (HEADERS + 1, 400)):
+            more = ("X: y",) * (count - 1)  # beside its Content-Disposition
+            answer = await send_form(app, form(part(b"x", "file", "a", *more)))
+            assert answer.status == status
+        for size, status in ((HEADER_BYTES, 200), (HEADER_BYTES + 1, 400)):
+            answer = await send_form(app, form(part(b"x", "file", "a", f"X: {'y' * (size - 3)}")))
+            assert answer.status == status
+        assert f"a header of more than {HEADER_BYTES} bytes" in answer.body.decode()
 
 
 @pytest.mark.parametrize("is_before", [False, True])
