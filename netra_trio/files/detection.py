@@ -109,7 +109,7 @@ class Detection:
         self._is_utf8 = True
         self._has_controls = False
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | bytearray) -> None:
         """Look at the next bytes of the content."""
         if len(self._head) < HEAD_BYTES:
             self._head += data[: HEAD_BYTES - len(self._head)]
@@ -130,7 +130,7 @@ class Detection:
                 return kind
         return _markup(text) or self._harmless(text, name)
 
-    def _decodes(self, data: bytes, *, final: bool = False) -> bool:
+    def _decodes(self, data: bytes | bytearray, *, final: bool = False) -> bool:
         try:
             self._decoder.decode(data, final)
         except UnicodeDecodeError:

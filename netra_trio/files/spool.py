@@ -60,8 +60,7 @@ class Spool:
         self._limit = limit
         self._threads = threads
         self._size = 0
-        self._pending: list[bytes] = []
-        self._pending_bytes = 0
+        self._pending = bytearray()  # a list of small chunks would have many times their bytes
         self._digest = hashlib.sha256()
         self._detection = Detection()
 
@@ -83,9 +82,8 @@ class Spool:
         if self._size > self._limit:
             await trio.lowlevel.checkpoint()
             raise FileTooLarge(self._limit)
-        self._pending.append(data)
-        self._pending_bytes += len(data)
-        if self._pending_bytes >= WRITE_BYTES:
+        self._pending += data
+        if len(self._pending) >= WRITE_BYTES:
             await self._flush()
         else:
             await trio.lowlevel.checkpoint()
@@ -100,10 +98,10 @@ class Spool:
         return Content(self._detection.media_type(name), self._size, self._digest.hexdigest())
 
     async def _flush(self) -> None:
-        data, self._pending, self._pending_bytes = b"".join(self._pending), [], 0
+        data, self._pending = self._pending, bytearray()
         await self._threads.run(self._append, data)
 
-    def _append(self, data: bytes) -> None:
+    def _append(self, data: bytearray) -> None:
         self._digest.update(data)
         self._detection.feed(data)
         make_private(self.path.parent)

@@ -3,6 +3,7 @@
 import os
 import stat
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,19 @@ async def test_a_full_disk(tmp_path: Path) -> None:
         with pytest.raises(StorageUnavailable, match="No space left on device"):
             await spool.finish()
     assert modes(spool_folder).keys() == {spool_folder.name}
+
+
+async def test_small_chunks_take_no_more_memory_than_their_bytes(tmp_path: Path) -> None:
+    async with Spool(tmp_path, limit=100_000, threads=StorageThreads()) as spool:
+        tracemalloc.start()
+        try:
+            for number in range(20_000):
+                await spool.write(number.to_bytes(2, "big"))
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert kept < 100_000
+        assert (await spool.finish()).size == 40_000
 
 
 def test_two_processes_may_make_the_folders_at_once(tmp_path: Path) -> None:
