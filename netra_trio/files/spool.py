@@ -24,7 +24,7 @@ from netra_trio.files.folders import SPOOL_PREFIX, make_private
 from netra_trio.files.threads import StorageThreads
 
 WRITE_BYTES = 256 * 1024  # of one call in a thread, which costs as much as to hash some kilobytes
-# To delete a temporary file, or what a storage has of it; a later sweep deletes what is left. Two of
+# To delete a temporary file, or its copy in a storage; a later sweep deletes what is left. Two of
 # them are shorter than the time that the tasks of a cancelled run have to end.
 CLEANUP_SECONDS = 0.9
 
