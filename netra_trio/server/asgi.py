@@ -1,7 +1,7 @@
 """The ASGI 3 interface of the application: its lifespan, HTTP requests and WebSockets."""
 
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Protocol
 
 import structlog
@@ -22,6 +22,8 @@ from netra_trio.telemetry.watchdog import LoopWatchdog
 from netra_trio.transports.asgi import EXTENSION, AsgiTransport, Message, Receive, Send
 from netra_trio.transports.base import Transport
 from netra_trio.transports.deflate import Compression
+
+CLOSING = 1.0  # seconds for HTTP requests that are still at work when the drain is done
 
 _log = structlog.get_logger(__name__)
 
@@ -71,6 +73,7 @@ class AsgiAdapter:
     def __init__(self, app: Served) -> None:
         self._app = app
         self._watches_host = False
+        self._requests: set[trio.CancelScope] = set()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one ASGI call.
@@ -84,7 +87,8 @@ class AsgiAdapter:
             return
         self._watch_host(scope)
         if kind == "http":
-            await self._isolate(self._app.router.handle(scope, receive, send))
+            with self._at_work():
+                await self._isolate(self._app.router.handle(scope, receive, send))
         elif kind == "websocket":
             await self._isolate(self._websocket(scope, receive, send))
 
@@ -119,8 +123,21 @@ class AsgiAdapter:
             node.start_soon(self._drain_after, extension["terminated"])
 
     async def _drain_after(self, terminated: Callable[[], Awaitable[None]]) -> None:
+        """Drain, and cut HTTP requests that are at work then: the host would wait for them."""
         await terminated()
         await self._app.node.drain()
+        await trio.sleep(CLOSING)
+        for request in self._requests:
+            request.cancel()
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        with trio.CancelScope() as request:
+            self._requests.add(request)
+            try:
+                yield
+            finally:
+                self._requests.remove(request)
 
     async def _isolate(self, call: Awaitable[None]) -> None:
         """Log an exception instead of raising it: the host then answers 500 or closes with 1011."""

@@ -16,12 +16,12 @@ import trio
 
 from netra_trio.agents.context import context_of
 from netra_trio.server.application import Application
+from netra_trio.server.asgi import CLOSING
 from netra_trio.server.exit import SIGNALS, ExitWatchdog, drain_on_signal
 from netra_trio.server.listeners import Listeners
 from netra_trio.server.sockets import address_of
 from netra_trio.telemetry.watchdog import LoopWatchdog
 
-CLOSING = 1.0  # seconds for HTTP requests that are still at work when the drain is done
 COLLECT_AFTER = 20_000  # new objects before a garbage collection, which takes about 8 ms for them
 
 

@@ -14,6 +14,9 @@ from netra_trio.endpoints.form import HEADER_BYTES, HEADERS, OTHER_BYTES, PARTS
 from netra_trio.endpoints.uploads import UPLOADS_AT_ONCE, USER_UPLOADS_AT_ONCE
 from netra_trio.errors import StorageUnavailable, StoreUnavailable
 from netra_trio.files.rate import UPLOAD_SECONDS, UPLOADS
+from netra_trio.ids import UserId
+from netra_trio.server.asgi import CLOSING
+from netra_trio.transports.asgi import EXTENSION
 
 BOUNDARY = "the-boundary"
 
@@ -325,6 +328,20 @@ async def test_no_upload_begins_while_the_server_drains() -> None:
         app.node.capacity.is_draining = True
         answer = await app.request("POST", "/ws/files", body=(1e6,))
         assert (answer.status, answer.code) == (503, "SERVER_DRAINING")
+
+
+async def test_an_upload_at_work_is_cut_when_the_host_has_drained(
+    autojump_clock: MockClock,
+) -> None:
+    stopping = trio.Event()
+    async with open_app() as app:
+        app.extensions[EXTENSION] = {"terminated": stopping.wait}
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(app.upload, *(b"x", 1.0) * 1000)
+            await trio.sleep(2)
+            stopping.set()
+        assert trio.current_time() == pytest.approx(2 + CLOSING)
+        assert await app.node.services.store.count_file_bytes(UserId("alice")) == 0
 
 
 async def test_an_allowed_page_may_read_the_answer() -> None:

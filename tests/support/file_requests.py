@@ -72,11 +72,16 @@ class WallClock:
 
 @define
 class App:
-    """The application."""
+    """The application.
+
+    Attributes:
+        extensions: The extensions of its host.
+    """
 
     application: Application
     node: Node
     clock: WallClock
+    extensions: dict[str, Any] = field(factory=dict)
 
     async def request(
         self,
@@ -132,7 +137,7 @@ class App:
             "query_string": query.encode("latin-1"),
             "headers": [(name.encode(), value.encode("latin-1")) for name, value in pairs],
             "client": ("127.0.0.1", 1),
-            "extensions": {},
+            "extensions": self.extensions,
         }
         await self.application(scope, receive, send)
         return answer
