@@ -27,6 +27,7 @@ autodoc_typehints = "signature"
 autodoc_class_signature = "separated"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # no targets: a field that is named as a type would be one for the type
 suppress_warnings = ["misc.highlighting_failure"]  # consoles and blocks with an ellipsis
 
 
