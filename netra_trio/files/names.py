@@ -2,8 +2,8 @@ r"""Names of files: as they are kept, and in the header of an answer.
 
 >>> safe_name("../../etc/passwd")
 'passwd'
->>> disposition("na\u00efve.txt")
-"attachment; filename=\"na_ve.txt\"; filename*=UTF-8''na%C3%AFve.txt"
+>>> print(disposition("na\u00efve.txt"))
+attachment; filename="na_ve.txt"; filename*=UTF-8''na%C3%AFve.txt
 """
 
 import re

@@ -2,7 +2,7 @@
 
 >>> from netra_trio.telemetry.metrics import Metrics
 >>> sorted(document(Snapshot.take(Metrics(), users=[])))
-['connections', 'delivery', 'health', 'messages', 'runs', 'server']
+['connections', 'delivery', 'files', 'health', 'messages', 'runs', 'server']
 """
 
 from typing import Any

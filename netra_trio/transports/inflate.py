@@ -1,8 +1,8 @@
 """Inflating of one message, in small steps and without I/O (RFC 7692, 7.2.2).
 
 >>> inflater = Inflater(bytes.fromhex("f248cdc9c90700"), max_bytes=5)
->>> inflater.step()
-True
+>>> while not inflater.step():
+...     pass
 >>> bytes(inflater.data)
 b'Hello'
 
