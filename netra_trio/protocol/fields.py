@@ -84,9 +84,9 @@ def check_page_size(_: object, attribute: "attrs.Attribute[Any]", value: int) ->
 
 
 def check_attachments(_: object, attribute: "attrs.Attribute[Any]", value: Sequence[str]) -> None:
-    """Accept the ids of at most `ATTACHMENTS` files, each once."""
+    """Accept the ids of at most `ATTACHMENTS` different files."""
     if len(value) > ATTACHMENTS or len(set(value)) < len(value) or not all(value):
-        expected = f"at most {ATTACHMENTS} file ids, each once"
+        expected = f"at most {ATTACHMENTS} different file ids that are not empty"
         raise ExpectationError(expected, attribute.name, list(value))
 
 

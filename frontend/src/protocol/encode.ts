@@ -44,7 +44,7 @@ const attachments: Check = (value, path) => {
   if (fault !== null) return fault;
   const ids = value as readonly string[];
   const isFine = ids.length <= ATTACHMENTS && new Set(ids).size === ids.length;
-  return isFine ? null : `${path}: expected at most ${ATTACHMENTS} file ids, each once`;
+  return isFine ? null : `${path}: expected at most ${ATTACHMENTS} different file ids that are not empty`;
 };
 
 const USER_MESSAGE: Shape<UserMessagePayload> = {

@@ -52,8 +52,8 @@ describe("a message with files", () => {
     const check = (attachments: unknown): string | undefined =>
       client.checkMessage({ type: "user_message", payload: { content: "Look", attachments } })?.error;
     expect(check(ids(16))).toBeUndefined();
-    expect(check(ids(17))).toBe("$.payload.attachments: expected at most 16 file ids, each once");
-    expect(check(["file-1", "file-1"])).toBe("$.payload.attachments: expected at most 16 file ids, each once");
+    expect(check(ids(17))).toBe("$.payload.attachments: expected at most 16 different file ids that are not empty");
+    expect(check(["file-1", "file-1"])).toBe("$.payload.attachments: expected at most 16 different file ids that are not empty");
     expect(check(["", "file-1"])).toContain("$.payload.attachments[0]: expected a name");
     expect(await client.sendMessage({ type: "agent_request", payload: { agent: "a", input: "b", attachments: "c" } })).toBe(false);
     expect(client.getSnapshot().lastError?.code).toBe("VALIDATION_ERROR");
