@@ -259,7 +259,8 @@ def test_an_administrator_reads_the_same_metrics(watched: Watched) -> None:
     answer = watched.server.http("GET", "/ws/stats", [admin])
     assert answer.status_code == 200
     metrics = answer.json()
-    assert set(metrics) == {"connections", "messages", "health", "delivery", "runs", "server"}
+    groups = {"connections", "messages", "health", "delivery", "runs", "files", "server"}
+    assert set(metrics) == groups
     assert metrics["connections"]["connections_opened_total"]["exact"] == 1
     assert metrics["messages"]["messages_received_total"]["stop_agent"] == 1
     assert metrics["health"]["recoveries_total"]["run/recovered"] == 1

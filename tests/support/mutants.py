@@ -96,8 +96,8 @@ MUTANTS = (
         "confirm a message that is not recorded",
         "a confirmed message is stored",
         "netra_trio/sessions/admission.py",
-        "known = await self._ask(self._store.record, record)",
-        "known = await self._ask(self._store.find, record)",
+        "known = await self._ask(self._store.record, live.message)",
+        "known = await self._ask(self._store.find, live.message)",
         ("tests/sessions/test_confirmations.py",),
     ),
     Mutant(
