@@ -5,20 +5,13 @@ from support.simulation import Plan, make_plan, report, simulate
 
 SEEDS = 80  # 16 s of one core
 BATCH = 10
+BATCHES = range(BATCH, SEEDS, BATCH)  # after the first one
+UNMEASURED = pytest.mark.unmeasured
 
 REPEATED = 19
 
 
-@pytest.mark.parametrize(
-    "first",
-    [
-        0,
-        *(
-            pytest.param(first, marks=pytest.mark.unmeasured)
-            for first in range(BATCH, SEEDS, BATCH)
-        ),
-    ],
-)
+@pytest.mark.parametrize("first", [0, *(pytest.param(each, marks=UNMEASURED) for each in BATCHES)])
 def test_seeds(first: int) -> None:
     for seed in range(first, first + BATCH):
         check(make_plan(seed))
