@@ -98,7 +98,9 @@ class Uploads:
             Refused: SERVICE_UNAVAILABLE, if too many are in progress.
         """
         mine = self._at_work.get(user_id, 0)
-        if mine >= USER_UPLOADS_AT_ONCE or sum(self._at_work.values()) >= UPLOADS_AT_ONCE:
+        free = UPLOADS_AT_ONCE - sum(self._at_work.values())
+        # At most half as many as are free, so that a few users cannot take the places of all.
+        if free < 1 or mine >= min(USER_UPLOADS_AT_ONCE, max(1, free // 2)):
             text = "Too many uploads are in progress."
             raise Refused(problem(ErrorCode.SERVICE_UNAVAILABLE, text, retry_after_ms=RETRY_MS))
         self._at_work[user_id] = mine + 1

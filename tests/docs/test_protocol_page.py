@@ -50,6 +50,7 @@ from netra_trio.connections.dispatch import (
 )
 from netra_trio.connections.reader import BAD_FRAMES
 from netra_trio.endpoints.form import OTHER_BYTES
+from netra_trio.endpoints.body import GRACE_SECONDS, LEAST_SPEED
 from netra_trio.endpoints.uploads import UPLOADS_AT_ONCE, USER_UPLOADS_AT_ONCE
 from netra_trio.files.names import NAME_BYTES
 from netra_trio.files.rate import UPLOADS
@@ -359,7 +360,11 @@ LIMITS: Mapping[str, str] = {  # those that are no setting
     "characters of the name of a room": str(ROOM_NAME_CHARACTERS),
     "characters of a title, and of a query": str(max(TITLE_CHARACTERS, QUERY_CHARACTERS)),
     "uploads of a user in any minute, also those that fail after the checks": str(UPLOADS),
-    "uploads of a user at once, in one process": str(USER_UPLOADS_AT_ONCE),
+    "uploads of a user at once, in one process; when few are free, half as many as these": str(
+        USER_UPLOADS_AT_ONCE
+    ),
+    "bytes per second of an upload since its start, at least, after the first "
+    f"{seconds(GRACE_SECONDS)}": grouped(LEAST_SPEED),
     "uploads at once, in one process": str(UPLOADS_AT_ONCE),
     "bytes of a form beside its file": octets(OTHER_BYTES),
     "name of a file, in UTF-8": octets(NAME_BYTES),

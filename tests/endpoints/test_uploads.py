@@ -10,6 +10,7 @@ import trio.testing
 from support.file_requests import Answer, App, bearer, open_app
 from trio.testing import MockClock
 
+from netra_trio.endpoints.body import GRACE_SECONDS, LEAST_SPEED
 from netra_trio.endpoints.form import HEADER_BYTES, HEADERS, OTHER_BYTES, PARTS
 from netra_trio.endpoints.uploads import UPLOADS_AT_ONCE, USER_UPLOADS_AT_ONCE
 from netra_trio.errors import StorageUnavailable, StoreUnavailable
@@ -285,15 +286,43 @@ async def test_uploads_at_once_of_a_user_and_of_all(autojump_clock: MockClock) -
         assert (await app.upload(b"x", user="bob")).status == 200
         await trio.sleep(2)
         assert (await app.upload(b"x")).status == 200
-    assert UPLOADS_AT_ONCE == 4 * USER_UPLOADS_AT_ONCE
+
+
+async def test_a_few_users_cannot_take_all_places_of_uploads(autojump_clock: MockClock) -> None:
+    """With few free places a user gets half of them, and one of the last ones."""
+    async with open_app() as app, trio.open_nursery() as nursery:
+        taken: list[int] = []
+        for number in range(20):
+            answers: list[int] = []
+            for _ in range(USER_UPLOADS_AT_ONCE):
+                nursery.start_soon(note_status, app, f"user-{number}", answers)
+            await trio.testing.wait_all_tasks_blocked()
+            taken.append(USER_UPLOADS_AT_ONCE - len(answers))
+        assert taken == [16, 16, 11, 7, 5, 3, 2, 1, 1, 1, 1, *[0] * 9]
+        assert sum(taken) == UPLOADS_AT_ONCE
+
+
+async def note_status(app: App, user: str, answers: list[int]) -> None:
+    answers.append((await app.upload(1.0, b"x", user=user)).status)
 
 
 async def test_a_body_that_stalls_and_one_that_is_slow(autojump_clock: MockClock) -> None:
     async with open_app(send_timeout_ms=5000) as app:
         answer = await app.upload(b"x", 5.1, b"y")
         assert (answer.status, answer.code) == (408, "BAD_REQUEST")
-        slow = [part for _ in range(100) for part in (4.9, b"x")]
-        assert (await app.upload(*slow)).json["bytes"] == 100
+        slow = [part for _ in range(12) for part in (4.9, b"x")]
+        assert (await app.upload(*slow)).json["bytes"] == 12
+
+
+async def test_the_slowest_body_and_a_slower_one(autojump_clock: MockClock) -> None:
+    async with open_app() as app:
+        await trio.sleep(100)
+        begin = [part for _ in range(12) for part in (GRACE_SECONDS / 12 - 0.1, b"x")]
+        second = [part for _ in range(300) for part in (1.0, b"x" * LEAST_SPEED)]
+        assert (await app.upload(*begin, *second, 1.2, b"y")).status == 200
+        answer = await app.upload(*begin, *second, 1.3, b"y")
+        assert (answer.status, answer.code) == (408, "BAD_REQUEST")
+        assert "too slowly" in answer.json["error"]
 
 
 async def test_a_client_that_leaves() -> None:
@@ -381,5 +410,5 @@ async def test_a_storage_or_a_store_that_fails(
 
 async def test_an_upload_is_not_cut_by_the_time_of_other_bodies(autojump_clock: MockClock) -> None:
     async with open_app() as app:
-        minute = [part for _ in range(60) for part in (1.0, b"x")]
-        assert (await app.upload(*minute)).status == 200
+        minutes = [part for _ in range(600) for part in (1.0, b"x" * LEAST_SPEED)]
+        assert (await app.upload(*minutes)).status == 200
