@@ -8,7 +8,7 @@ async with files.read(stored) as chunks:
 """
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 import structlog
 import trio
@@ -51,6 +51,7 @@ class Files:
         self._wall_clock = wall_clock
         self._wanted = trio.Event()
         self._is_reported = False
+        self._is_available = True
 
     def open(self) -> AbstractAsyncContextManager[None]:
         """Hold the storage open; entered once, before any other call."""
@@ -60,9 +61,18 @@ class Files:
         """Return if the storage can be read and written now.
 
         Raises:
-            StorageUnavailable: It cannot.
+            StorageUnavailable: It cannot; the first time after a success it is logged.
         """
-        await self._storage.check()
+        try:
+            await self._storage.check()
+        except StorageUnavailable as error:
+            if self._is_available:
+                _log.warning("files_unavailable", reason=str(error))
+            self._is_available = False
+            raise
+        if not self._is_available:
+            _log.info("files_available")
+        self._is_available = True
 
     async def upload(
         self,
@@ -145,6 +155,8 @@ class Files:
 
     async def run(self) -> None:
         """Delete the content of deleted files, until cancelled. Other nodes may do so as well."""
+        with suppress(StorageUnavailable):  # it is logged: an operator learns of it at the start
+            await self.check()
         while True:
             await self.collect()
             with trio.move_on_after(COLLECT_SECONDS):
@@ -165,21 +177,44 @@ class Files:
             self._is_reported = False
 
     async def _delete_all(self) -> None:
-        while file_ids := await self._store.deleted_files():
-            limiter = trio.CapacityLimiter(DELETES)
+        """Delete what can be deleted; content that cannot does not keep the rest.
+
+        Raises:
+            StorageUnavailable: Some was not deleted.
+            StoreUnavailable: The store cannot answer now.
+        """
+        failures: dict[FileId, StorageUnavailable] = {}
+        is_any_deleted = True
+        while is_any_deleted and (file_ids := await self._store.deleted_files()):
+            limiter, deleted = trio.CapacityLimiter(DELETES), list[FileId]()
             async with trio.open_nursery() as nursery:
                 for file_id in file_ids:
-                    nursery.start_soon(self._delete, file_id, limiter)
-            await self._store.forget_files(file_ids)
+                    if file_id not in failures:
+                        nursery.start_soon(self._delete, file_id, limiter, deleted, failures)
+            await self._store.forget_files(deleted)
+            is_any_deleted = bool(deleted)
+        if failures:
+            raise next(iter(failures.values()))
 
     async def _sweep(self) -> None:
         deleted = await self._storage.sweep(UNFINISHED_SECONDS)
         if deleted:
             _log.info("uploads_deleted", count=deleted)
 
-    async def _delete(self, file_id: FileId, limiter: trio.CapacityLimiter) -> None:
+    async def _delete(
+        self,
+        file_id: FileId,
+        limiter: trio.CapacityLimiter,
+        deleted: list[FileId],
+        failures: dict[FileId, StorageUnavailable],
+    ) -> None:
         async with limiter:
-            await self._storage.delete(file_id)
+            try:
+                await self._storage.delete(file_id)
+            except StorageUnavailable as failure:
+                failures[file_id] = failure
+            else:
+                deleted.append(file_id)
 
     async def _store_content(
         self, user_id: UserId, name: str, content: Content, spool: Spool

@@ -6,7 +6,6 @@ A file is below one of 4096 folders, so that none of them gets too large to list
 system run in threads: a folder in the network may take long to answer.
 """
 
-import errno
 import hashlib
 import os
 import secrets
@@ -115,9 +114,10 @@ class FolderStorage:
     def _check(self) -> None:
         if not self._folder.exists():
             parents = (parent for parent in self._folder.absolute().parents if parent.exists())
-            parent = next(parents)
-            if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            # The permissions do not tell: root may write everywhere, and a disk may be read-only.
+            probe = next(parents) / f".netra-trio-{secrets.token_hex(8)}"
+            probe.mkdir(mode=0o700)
+            probe.rmdir()
             return
         make_private(self.spool_folder)
         probe = self.spool_folder / f"probe-{secrets.token_hex(8)}"

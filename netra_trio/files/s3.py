@@ -28,6 +28,7 @@ try:
     import botocore.session
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
+    from urllib3.exceptions import HTTPError
 except ImportError:
     raise SettingsError(
         "FILES_URL: s3:// needs a library that is not installed; run "
@@ -180,7 +181,7 @@ class _Object(Guarded):
 
 @contextmanager
 def _failing() -> Iterator[None]:
-    """Raise what a caller expects for an error of botocore.
+    """Raise what a caller expects for an error of botocore, or of urllib3 below it.
 
     Raises:
         ContentMissing: There is no such object.
@@ -193,7 +194,7 @@ def _failing() -> Iterator[None]:
         if code in _MISSING:
             raise ContentMissing("there is no such object") from None
         raise StorageUnavailable(f"S3 answers {code}") from error
-    except BotoCoreError as error:
+    except (BotoCoreError, HTTPError) as error:  # botocore translates some while content is read
         raise StorageUnavailable(type(error).__name__) from error
 
 

@@ -79,6 +79,11 @@ async def test_a_folder_that_does_not_exist_yet_is_not_made_by_a_check(tmp_path:
     assert modes(tmp_path).keys() == {tmp_path.name}
 
 
+async def test_a_folder_where_nobody_can_make_one() -> None:
+    with pytest.raises(StorageUnavailable):
+        await FolderStorage(Path("/proc/files")).check()
+
+
 async def test_a_full_disk(tmp_path: Path) -> None:
     # /dev/full refuses every byte as a full disk does.
     spool_folder = tmp_path / "spool"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 from attrs import define, evolve
+from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from netra_trio.config.settings import Settings
@@ -329,6 +330,54 @@ async def test_the_collection_is_tried_again(tmp_path: Path, autojump_clock: Moc
         await trio.sleep(COLLECT_SECONDS)
         assert it.contents == []
         nursery.cancel_scope.cancel()
+
+
+async def test_content_that_cannot_be_deleted_does_not_keep_the_rest(tmp_path: Path) -> None:
+    kept_forever: list[FileId] = []
+
+    class PartlyFailingStorage(FolderStorage):
+        async def delete(self, file_id: FileId) -> None:
+            if file_id in kept_forever:
+                await trio.lowlevel.checkpoint()
+                raise StorageUnavailable("Operation not permitted")
+            await super().delete(file_id)
+
+    async with kept(tmp_path, PartlyFailingStorage(tmp_path, is_temporary=True)) as it:
+        for number in range(150):
+            file = await it.files.upload(ALICE, pieces(str(number).encode()))
+            if number in {0, 99, 149}:
+                kept_forever.append(file.file_id)
+        it.clock.now += ORPHAN_SECONDS + 1
+        with capture_logs() as logs:
+            await it.files.collect()
+            await it.files.collect()
+        assert [(line["event"], line["reason"]) for line in logs] == [
+            ("files_not_deleted", "Operation not permitted")
+        ]
+        assert {path.name for path in it.contents} == set(kept_forever)
+        assert set(await it.store.deleted_files()) == set(kept_forever)
+        kept_forever.clear()
+        await it.files.collect()
+        assert it.contents == []
+
+
+async def test_a_storage_that_cannot_be_used_is_logged_once(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    storage = FolderStorage(tmp_path / "file", is_temporary=True)
+    with capture_logs() as logs:
+        async with kept(tmp_path, storage) as it, trio.open_nursery() as nursery:
+            nursery.start_soon(it.files.run)
+            await trio.sleep(1)
+            with pytest.raises(StorageUnavailable):
+                await it.files.check()
+            (tmp_path / "file").unlink()
+            await it.files.check()
+            await it.files.check()
+            nursery.cancel_scope.cancel()
+    assert [line["event"] for line in logs] == ["files_unavailable", "files_available"]
+    assert logs[0]["reason"] == "Not a directory"
 
 
 async def test_the_collection_is_soon_when_it_is_wanted(
