@@ -7,6 +7,7 @@ Each node that may have the target is asked at the same time; a repeated action 
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 import trio
@@ -171,7 +172,12 @@ class AdminActions:
         """Return the other nodes that perform an action, and those that do not answer."""
         performing: list[NodeId] = []
         silent: list[NodeId] = []
-        peers = [] if self._cluster is None else list(self._cluster.membership.peers)
+        if self._cluster is None:
+            return [], []
+        membership = self._cluster.membership
+        with suppress(BrokerUnavailable):  # a node may have started since the last renewal
+            await membership.look()
+        peers = list(membership.peers)
         if action is AdminAction.DRAIN_NODE:
             peers = [node for node in peers if node == target]
         async with trio.open_nursery() as nursery:

@@ -469,9 +469,14 @@ def serve_budgets(
             with suppress(BrokerUnavailable):  # the other node learns of it from the counter
                 await mailbox.post(node, kind, header)
 
-        def tell(kind: str, header: JsonObject) -> None:
+        async def post_all(kind: str, header: JsonObject) -> None:
+            with suppress(BrokerUnavailable):  # one may have started since the last renewal
+                await membership.look()
             for node in membership.peers:
                 start_soon(post, node, kind, header)
+
+        def tell(kind: str, header: JsonObject) -> None:
+            start_soon(post_all, kind, header)
 
         budgets.share(cluster.backend.usage, tell)
         mailbox.handle_now(EXCEEDED, budgets.on_exceeded)

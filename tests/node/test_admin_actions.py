@@ -97,6 +97,13 @@ async def test_a_run_is_stopped(nodes: int, autojump_clock: MockClock) -> None:
         assert await it.code(STOP, it.run_id) == ("RUN_NOT_FOUND", 404)
 
 
+async def test_a_run_of_a_node_that_has_just_started(autojump_clock: MockClock) -> None:
+    async with world(2) as it:
+        assert it.asked.node.cluster is not None
+        it.asked.node.cluster.membership.peers = {}
+        assert await it.perform(STOP, it.run_id) == [it.owner_id]
+
+
 async def stubborn(_: Run) -> None:
     with trio.CancelScope(shield=True):
         await trio.sleep(1)

@@ -11,6 +11,7 @@ from support.shared_nodes import LinkedNode, open_nodes
 from trio.testing import MockClock
 
 from netra_trio.agents.run import Run
+from netra_trio.broker.base import RENEW_SECONDS
 from netra_trio.broker.memory import MemoryServer
 from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import NodeId, UserId
@@ -102,6 +103,21 @@ async def test_the_runs_of_all_nodes_end_at_once(autojump_clock: MockClock) -> N
         assert end_of(await told(second, "1000")) == CANCELLED
         assert end_of(await rest(first)) == CANCELLED
         assert trio.current_time() - since < 0.1
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+async def test_a_node_that_has_just_started_is_told(
+    autojump_clock: MockClock, is_cut: bool
+) -> None:
+    """The node of the run has not seen it yet; without the broker the run goes on all the same."""
+    async with open_nodes(2, agents=AGENTS, **LIMIT) as (one, two):
+        first, second = await open_at(one), await open_at(two)
+        assert one.node.cluster is not None
+        one.node.cluster.membership.peers = {}
+        one.link.is_cut = is_cut
+        assert end_of(await told(first, "800")) == COMPLETED
+        assert trio.current_time() < RENEW_SECONDS
+        assert warnings(await second.sync()) == ([] if is_cut else [800])
 
 
 async def test_a_node_that_was_not_told_learns_of_it_at_its_next_report(
