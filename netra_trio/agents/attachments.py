@@ -106,8 +106,8 @@ class Attachment:
         except ContentMissing:
             raise FilesNotFound([self.file_id]) from None
 
-    def __aiter__(self) -> "Chunks":
-        return Chunks(self.read, self.bytes)
+    def __aiter__(self) -> "ReadChunks":
+        return ReadChunks(self.read, self.bytes)
 
     async def read(
         self, *, start: int = 0, size: int | None = None, limit: int = READ_BYTES
@@ -132,7 +132,7 @@ class Attachment:
         return bytes(content)
 
 
-class Chunks:
+class ReadChunks:
     """Iterates over the content of a file, in chunks of at most `CHUNK_BYTES`.
 
     No transfer is open while a chunk is used, because a loop that is left early would not end it.

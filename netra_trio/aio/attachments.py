@@ -5,7 +5,7 @@ from collections.abc import AsyncIterable
 
 import trio
 
-from netra_trio.agents.attachments import READ_BYTES, Attachment, Chunks
+from netra_trio.agents.attachments import READ_BYTES, Attachment, ReadChunks
 from netra_trio.agents.run import Run
 from netra_trio.aio.bridge import Bridge
 
@@ -48,8 +48,8 @@ class AsyncioAttachment:
         content: bytes = await self._bridge.call(read, start=start, size=size, limit=limit)
         return content
 
-    def __aiter__(self) -> Chunks:
-        return Chunks(self.read, self.bytes)
+    def __aiter__(self) -> ReadChunks:
+        return ReadChunks(self.read, self.bytes)
 
 
 async def attach(
