@@ -49,8 +49,8 @@ from netra_trio.connections.dispatch import (
     LIST_RATE,
 )
 from netra_trio.connections.reader import BAD_FRAMES
-from netra_trio.endpoints.form import OTHER_BYTES
 from netra_trio.endpoints.body import GRACE_SECONDS, LEAST_SPEED
+from netra_trio.endpoints.form import OTHER_BYTES
 from netra_trio.endpoints.uploads import UPLOADS_AT_ONCE, USER_UPLOADS_AT_ONCE
 from netra_trio.files.names import NAME_BYTES
 from netra_trio.files.rate import UPLOADS

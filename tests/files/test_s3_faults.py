@@ -4,7 +4,7 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -79,9 +79,13 @@ async def test_content_that_is_damaged_on_the_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with damaging(tmp_path, monkeypatch):
-        storage, received = S3Storage("files", ""), 0
+        storage, received = S3Storage("files", ""), bytearray()
         async with storage.open(), storage.read(FileId("file_1")) as chunks:
             with pytest.raises(StorageUnavailable):
-                async for chunk in chunks:
-                    received += len(chunk)
-        assert 0 < received <= SIZE // 2
+                await collect(chunks, received)
+        assert 0 < len(received) <= SIZE // 2
+
+
+async def collect(chunks: AsyncIterator[bytes], received: bytearray) -> None:
+    async for chunk in chunks:
+        received += chunk
