@@ -25,6 +25,7 @@ from support.server import (
 )
 
 from netra_trio.client import Client, Network, OpeningRefused, Socket, SocketClosed, connect
+from netra_trio.config.settings import Settings
 
 DOCS = Path(__file__).parents[2] / "docs"
 PRODUCTION = {
@@ -33,6 +34,7 @@ PRODUCTION = {
     "DATABASE_URL": "sqlite:///netra.db",
     "AUTH_AUTO_PROVISION": "true",
 }
+FILES_MAX_BYTES = Settings().files_max_bytes
 BEATS = 8  # of which three last as long as nginx waits
 
 Starting = Callable[..., tuple[Server, Nginx]]
@@ -112,6 +114,21 @@ def test_pages_are_sent_to_tls(both: tuple[Server, Nginx]) -> None:
         answer = client.get(f"http://{NAME}:{proxy.plain_port}/ws/config?token=x")
     assert answer.status_code == 301
     assert answer.headers["location"] == f"https://{NAME}/ws/config?token=x"
+
+
+def test_the_largest_file_and_one_byte_more(both: tuple[Server, Nginx]) -> None:
+    _, proxy = both
+    user = bearer("alice")
+    content = bytes(FILES_MAX_BYTES)
+    answer = proxy.http("POST", "/ws/files?name=a.bin", [user], content=content)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["bytes"] == FILES_MAX_BYTES
+    path = f"/ws/files/{answer.json()['file_id']}"
+    assert proxy.http("GET", path, [user]).content == content
+    part = proxy.http("GET", path, [user, ("Range", "bytes=0-9")])
+    assert (part.status_code, part.content) == (206, bytes(10))
+    answer = proxy.http("POST", "/ws/files", [user], content=content + b"x")
+    assert (answer.status_code, answer.json()["code"]) == (413, "MESSAGE_TOO_LARGE")
 
 
 def test_figures_are_not_public(both: tuple[Server, Nginx]) -> None:

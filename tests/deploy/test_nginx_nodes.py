@@ -67,8 +67,10 @@ def test_both_configurations_agree_on_everything_else() -> None:
     )
     one_server = one[one.index(start) : one.index(end)]
     assert several[several.index(start) :].startswith(one_server)
-    sockets = one[one.index("            proxy_set_header Host") : one.index("        # Metrics")]
+    sockets = one[one.index("            proxy_set_header Host") : one.index("        # Files")]
     assert sockets in several
+    files = one[one.index("        # Files") : one.index("        # Metrics")]
+    assert files in several
     metrics = one[one.index("        # Metrics") : one.index("        # The chat page")]
     assert metrics in several
 
