@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import pytest
 import trio
 from support.cutting import cutting
 from support.server import PATIENCE, serving, sign, write_agents
 
 from netra_trio.client import Client, Event, Network, connect
+
+pytestmark = pytest.mark.unmeasured
 
 WORDS = 30
 SOURCE = f"""

@@ -3,7 +3,7 @@
 import pytest
 from support.simulation import Plan, make_plan, report, simulate
 
-SEEDS = 80  # 16 s of one core
+SEEDS = 50  # 10 s of one core
 BATCH = 10
 BATCHES = range(BATCH, SEEDS, BATCH)  # after the first one
 UNMEASURED = pytest.mark.unmeasured
@@ -22,6 +22,7 @@ def check(plan: Plan) -> None:
     assert not violations, report(plan, violations)
 
 
+@UNMEASURED
 def test_a_seed_determines_everything() -> None:
     plan = make_plan(REPEATED)
     assert str(plan) == str(make_plan(REPEATED))
@@ -33,6 +34,7 @@ def test_a_seed_determines_everything() -> None:
     assert len(histories[0]) > 100
 
 
+@UNMEASURED
 def test_a_fault_of_the_nodes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ends that are stored before the text is copied, for example, and nodes without fences."""
 

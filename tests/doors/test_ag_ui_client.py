@@ -14,6 +14,8 @@ from support.node import PROGRAMS, installed, run_script, running_node
 from support.ports import kept_port
 from support.server import Server, serving, sign
 
+pytestmark = pytest.mark.unmeasured
+
 RATE = 60  # messages a minute of one user
 SETTINGS = {
     "WEBSOCKET_MAX_MESSAGE_RATE": str(RATE),

@@ -14,6 +14,8 @@ from support.curl import CurlPolls, CurlStream, answered, environ, post, say
 from support.markdown import ROOT, blocks
 from support.server import SOON, Frame, Server, serving, sign, stock_serving, write_agents
 
+pytestmark = pytest.mark.unmeasured
+
 PAGE = ROOT / "docs" / "doors-events.md"
 TOKENS = 24
 ANSWER = "".join(f"{number} " for number in range(TOKENS))

@@ -20,6 +20,8 @@ from support.browser import (
 from support.proxying import Proxy, proxying
 from support.server import PATIENCE, Server, serving, write_agents
 
+pytestmark = pytest.mark.unmeasured
+
 WITHOUT = "Connected without WebSocket"
 FIRST_EVENT_MS = 5_000  # that a page waits for the first event of a stream
 RETURN_MS = 601_000  # after which an idle page tries the WebSocket again

@@ -15,9 +15,10 @@ from support.ports import kept_port
 from support.server import PATIENCE, Server, run, serving, sign
 
 # The client leaves its own generators to the garbage collector.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Async generator '(openai|httpx2|httpcore2):ResourceWarning"
-)
+pytestmark = [
+    pytest.mark.unmeasured,
+    pytest.mark.filterwarnings("ignore:Async generator '(openai|httpx2|httpcore2):ResourceWarning"),
+]
 
 SETTINGS = {
     "WEBSOCKET_CONNECTION_LIMIT_POLICY": "reject",

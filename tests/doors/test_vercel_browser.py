@@ -21,6 +21,8 @@ from support.server import Process, Server, serving, sign, write_agents
 from support.server import ready as ready_server
 from support.vercel_page import vercel_page
 
+pytestmark = pytest.mark.unmeasured
+
 AGENTS = """
 from pathlib import Path
 

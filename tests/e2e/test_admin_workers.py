@@ -9,6 +9,8 @@ import pytest
 import trio
 from support.server import SOON, Client, Frame, Server, bearer, serving, sign, write_agents
 
+pytestmark = pytest.mark.unmeasured
+
 AGENT = """
 import trio
 

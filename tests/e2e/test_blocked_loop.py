@@ -5,10 +5,13 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
 import trio
 from support.server import STARTING, Server, serving, write_agents
 
 from netra_trio.telemetry.watchdog import PERIOD
+
+pytestmark = pytest.mark.unmeasured
 
 BLOCKING = """
 import time

@@ -6,8 +6,11 @@ import sqlite3
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
+import pytest
 import trio
 from support.server import PATIENCE, Client, Server, serving, write_agents
+
+pytestmark = pytest.mark.unmeasured
 
 AGENT = """
 import os

@@ -10,6 +10,8 @@ from support.server import Server, ask, serving, stock_serving
 
 from netra_trio.endpoints.chat_page import FOLDER, INDEX
 
+pytestmark = pytest.mark.unmeasured
+
 LOCAL = ("Origin", "http://localhost:3000")
 
 

@@ -24,6 +24,8 @@ from support.browser import (
 )
 from support.server import SOON, Server, serving, write_agents
 
+pytestmark = pytest.mark.unmeasured
+
 AGENTS = '''
 import trio
 

@@ -10,6 +10,8 @@ from support.browser import answers, axe_faults, bubbles, chromium, say, sign_in
 from support.commands import Typed
 from support.server import SOON, Server, serving, write_agents
 
+pytestmark = pytest.mark.unmeasured
+
 AGENTS = """
 from itertools import count
 

@@ -23,6 +23,8 @@ from support.browser import (
 )
 from support.server import SOON, Server, serving, write_agents
 
+pytestmark = pytest.mark.unmeasured
+
 AGENTS = '''
 from pathlib import Path
 

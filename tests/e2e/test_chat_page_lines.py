@@ -33,6 +33,8 @@ from support.ports import kept_port
 from support.relay import Relay, relaying
 from support.server import PATIENCE, Server, serving, sign, write_agents
 
+pytestmark = pytest.mark.unmeasured
+
 ROOT = Path(__file__).parent.parent.parent
 STORM_SECONDS = 3.0  # in which a page that retries without a pause would open dozens of sockets
 

@@ -10,6 +10,8 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from support.browser import answers, axe_faults, chromium, say, sign_in, visiting
 from support.server import Server, serving, write_agents
 
+pytestmark = pytest.mark.unmeasured
+
 AGENTS = '''
 import trio
 

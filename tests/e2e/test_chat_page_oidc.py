@@ -28,6 +28,8 @@ from support.node import running_script
 from support.ports import kept_port
 from support.server import Server, serving
 
+pytestmark = pytest.mark.unmeasured
+
 CHAT, API = "netra-chat", "netra-api"
 AUDIENCE = "https://netra.example.com"
 SECONDS = 64  # of a token: four more than the server's warning

@@ -17,6 +17,8 @@ from support.browser import (
 )
 from support.server import PATIENCE, Server, serving, write_agents
 
+pytestmark = pytest.mark.unmeasured
+
 AGENTS = """
 import json
 

@@ -8,6 +8,8 @@ from playwright.sync_api import Locator, Page, expect
 from support.browser import answers, chromium, connected, message_box, say, sign_in, visiting
 from support.server import PATIENCE, serving, write_agents
 
+pytestmark = pytest.mark.unmeasured
+
 SHOWN = 50  # messages of the newest page of a history
 PIXELS = 2.0  # of rounding
 

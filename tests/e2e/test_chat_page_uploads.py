@@ -24,6 +24,8 @@ from support.browser import (
 from support.proxying import proxying
 from support.server import SOON, Server, serving, write_agents
 
+pytestmark = pytest.mark.unmeasured
+
 LIMIT = 1_000_000  # bytes of a file
 OCTETS = "application/octet-stream"
 UPLOADED = ("POST", "/ws/files", 200)

@@ -40,6 +40,8 @@ from websockets.sync.server import ServerConnection
 
 from netra_trio.cli.check_server import STEPS
 
+pytestmark = pytest.mark.unmeasured
+
 SHIFTED = """
 import sys, time
 real = time.time

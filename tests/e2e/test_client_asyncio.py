@@ -11,6 +11,8 @@ from support.server import SOON, serving, sign, write_agents
 
 from netra_trio.client import ConnectionRefused
 
+pytestmark = pytest.mark.unmeasured
+
 PAGE = Path(__file__).parent.parent.parent / "docs" / "client.md"
 WAIT = """
 import trio

@@ -18,6 +18,8 @@ from support.server import PATIENCE, serving, sign, write_agents
 
 from netra_trio.client import Client, ConnectionClosed, Event, Run, RunFailed, connect
 
+pytestmark = pytest.mark.unmeasured
+
 TEXTS = 3  # concurrent runs
 DROPS = 8  # of the connection, while they stream
 EVERY = 150  # characters that are read between two drops

@@ -16,6 +16,8 @@ import trio
 from support.relay import relaying
 from support.server import PATIENCE, STARTING, Process, Server, serving, sign, write_agents
 
+pytestmark = pytest.mark.unmeasured
+
 ROUNDS = 5  # of a process that is killed while it sends
 MANY = 1000  # messages, more than it can send
 LIFE = (0.0, 0.3)  # seconds from its first confirmation to its kill

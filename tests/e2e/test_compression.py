@@ -26,6 +26,8 @@ from websockets.frames import Frame as WebSocketFrame
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
+pytestmark = pytest.mark.unmeasured
+
 LIMIT = 10_240  # bytes of a message; the hard limit is 16 times this
 LONG = "a long message, " * 500
 OFFER = ("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")

@@ -23,6 +23,8 @@ import trio_websocket
 from attrs import define, field, frozen
 from support.server import Client, Frame, Server, serving, servings, write_agents
 
+pytestmark = pytest.mark.unmeasured
+
 ROUNDS = int(os.environ.get("CRASH_ROUNDS", "10"))  # `nox -s crashes`: fifty
 FIRST_KILL, LAST_KILL = 0.003, 0.150  # seconds after the first message
 USERS = ["ann", "bob", "cyd"]

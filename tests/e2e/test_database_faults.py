@@ -21,6 +21,8 @@ from netra_trio.config.settings import Settings
 from netra_trio.stores.sql.migrate import migrate
 from netra_trio.stores.sql.schema import REVISIONS
 
+pytestmark = pytest.mark.unmeasured
+
 ROLE = "chat"
 UNSTORABLE = "what no encoding has"
 REFUSE = f"""

@@ -11,6 +11,8 @@ from support.server import PATIENCE, Server, serving, sign, write_agents
 
 from netra_trio.client import Client, MessageRefused, connect
 
+pytestmark = pytest.mark.unmeasured
+
 AGENT = '''
 import hashlib
 

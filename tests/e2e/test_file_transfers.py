@@ -15,6 +15,8 @@ from support.curl import answered
 from support.s3 import running as s3_running
 from support.server import Server, bearer, serving, servings, sign, stock_serving
 
+pytestmark = pytest.mark.unmeasured
+
 MIB = 1024 * 1024
 LARGEST = 25 * MIB
 GROWTH = 24 * MIB  # of the memory of a server by a transfer of 25 MiB, with room for its allocator

@@ -19,6 +19,8 @@ from support.node import running_script
 from support.ports import kept_port
 from support.server import PATIENCE, Server, run, serving
 
+pytestmark = pytest.mark.unmeasured
+
 CLIENT, PASSWORD = "alice", "the-password-of-a-client-of-thirty-two-bytes"
 AUDIENCE = "netra"
 ALGORITHMS = tuple(SIGNERS)

@@ -16,6 +16,8 @@ from support.browser import (
 )
 from support.server import Server, serving, sign, write_agents
 
+pytestmark = pytest.mark.unmeasured
+
 AGENT = """
 import trio
 

@@ -3,7 +3,10 @@
 import time
 from pathlib import Path
 
+import pytest
 from support.server import ask, bearer, serving, sign, upgrade_request
+
+pytestmark = pytest.mark.unmeasured
 
 BURST = 20  # of a rate of one a second
 

@@ -28,6 +28,8 @@ from support.server import (
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
+pytestmark = pytest.mark.unmeasured
+
 KINDS = ["message_confirmed", "agent_started", "partial_result", "agent_completed"]
 EVIL = "evil.example"
 

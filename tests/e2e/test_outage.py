@@ -31,6 +31,8 @@ from support.server import (
     write_agents,
 )
 
+pytestmark = pytest.mark.unmeasured
+
 PASSWORD = "the-password-of-the-database"
 DISK_MB = 48
 PAUSED_SECONDS = 5.0

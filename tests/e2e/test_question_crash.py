@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from support.server import Client, Frame, serving, servings, write_agents
 
+pytestmark = pytest.mark.unmeasured
+
 AGENTS = """
 async def asking(run):
     return await run.ask("Well?")

@@ -12,6 +12,8 @@ from support.ports import kept_port
 from support.react_page import npm, project, running
 from support.server import Server, serving, write_agents
 
+pytestmark = pytest.mark.unmeasured
+
 AGENTS = """
 import trio
 

@@ -11,6 +11,8 @@ import pytest
 import trio
 from support.server import SOON, Client, Frame, Server, bearer, serving, write_agents
 
+pytestmark = pytest.mark.unmeasured
+
 AGENT = """
 import os
 

@@ -4,9 +4,12 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 from support.receiver import SILENT, Receiver, free_port, receiving
 from support.server import PATIENCE, Client, Frame, Server, serving, write_agents
+
+pytestmark = pytest.mark.unmeasured
 
 AGENTS = """
 import trio

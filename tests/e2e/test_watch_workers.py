@@ -5,9 +5,12 @@ import signal
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import pytest
 import trio
 from support.server import PATIENCE, Client, Server, serving, write_agents
 from support.watching import THREAD, View, text_of
+
+pytestmark = pytest.mark.unmeasured
 
 WORDS = 40
 WHOLE = "".join(f"{number} " for number in range(WORDS))

@@ -11,6 +11,8 @@ import pytest
 import trio
 from support.server import SUBPROTOCOL, Client, Frame, Server, serving, write_agents
 
+pytestmark = pytest.mark.unmeasured
+
 AGENTS = """
 import trio
 from netra_trio.agents.demo.echo import echo

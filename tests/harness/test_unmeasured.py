@@ -1,4 +1,4 @@
-"""Coverage is paused during the tests that are marked as unmeasured, and for no other."""
+"""Tests that are marked as unmeasured, and their processes, are without coverage; no others are."""
 
 import json
 import os
@@ -16,10 +16,23 @@ def second():
 
 def third():
     return 3
+
+def in_a_process():
+    return 4
+
+def in_a_process_of_a_marked_test():
+    return 5
 """
 TESTS = """
+import subprocess
+import sys
+
 import code_of_others
 import pytest
+
+def process(function):
+    code = f"import code_of_others; code_of_others.{function}()"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 def test_before():
     assert code_of_others.first() == 1
@@ -27,15 +40,24 @@ def test_before():
 @pytest.mark.unmeasured
 def test_marked():
     assert code_of_others.second() == 2
+    process("in_a_process_of_a_marked_test")
 
 def test_after():
     assert code_of_others.third() == 3
+    process("in_a_process")
+"""
+SETTINGS = """
+[run]
+source = .
+parallel = true
+patch = subprocess
 """
 
 
 def test_a_marked_test_is_not_measured(tmp_path: Path) -> None:
     (tmp_path / "code_of_others.py").write_text(CODE)
     (tmp_path / "test_them.py").write_text(TESTS)
+    (tmp_path / ".coveragerc").write_text(SETTINGS)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = unmeasured: no coverage\n")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     # Later Pythons have another way, which takes little time and is not paused.
@@ -45,9 +67,10 @@ def test_a_marked_test_is_not_measured(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "coverage", *arguments]
         subprocess.run(command, cwd=tmp_path, env=environ, check=True)  # noqa: S603
 
-    coverage("run", "--source=.", "-m", "pytest", "-p", "support.unmeasured", "test_them.py")
+    coverage("run", "-m", "pytest", "-p", "support.unmeasured", "test_them.py")
+    coverage("combine")
     coverage("json", "-o", "coverage.json")
     files = json.loads((tmp_path / "coverage.json").read_text())["files"]
     functions = files["code_of_others.py"]["functions"]
     covered = {name for name, found in functions.items() if name and found["executed_lines"]}
-    assert covered == {"first", "third"}
+    assert covered == {"first", "third", "in_a_process"}

@@ -24,6 +24,8 @@ from support.server import (
 )
 from support.wire import TEXT, client_frame
 
+pytestmark = pytest.mark.unmeasured
+
 SEND_TIMEOUT = 5.0  # seconds: three times what the window takes to open at the rate
 RATE = 40_000  # bytes a second
 SECONDS = 12.0

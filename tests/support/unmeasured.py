@@ -1,28 +1,39 @@
 """Tests without coverage, which takes twice the time of a test: those marked as `unmeasured`.
 
-They run many random cases, or one case at every step, over lines that other tests run too:
+They run many random cases, one case at every step, or whole servers, over lines that other tests
+run too:
 
     @pytest.mark.unmeasured
     def test_any_sequence_of_frames_is_answered() -> None: ...
 
-Their threads, and the processes that they start, are measured.
+Their threads are measured; the processes that they start are not.
 """
 
+import os
 import sys
 from collections.abc import Generator
 
 import pytest
 
+INHERITED = frozenset({"COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"})
+"""The variables that make coverage begin in a process."""
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Pause coverage during a test that is marked; a debugger goes on."""
+    if item.get_closest_marker("unmeasured") is None:
+        return (yield)
     tracer = sys.gettrace()
     measures = type(tracer).__module__.startswith("coverage")
-    if not measures or item.get_closest_marker("unmeasured") is None:
-        return (yield)
-    sys.settrace(None)
+    inherited = {name: value for name, value in os.environ.items() if name in INHERITED}
+    for name in inherited:
+        del os.environ[name]
+    if measures:
+        sys.settrace(None)
     try:
         return (yield)
     finally:
-        sys.settrace(tracer)
+        if measures:
+            sys.settrace(tracer)
+        os.environ.update(inherited)
