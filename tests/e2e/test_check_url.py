@@ -40,8 +40,6 @@ from websockets.sync.server import ServerConnection
 
 from netra_trio.cli.check_server import STEPS
 
-pytestmark = pytest.mark.unmeasured
-
 SHIFTED = """
 import sys, time
 real = time.time

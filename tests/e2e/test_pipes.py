@@ -14,8 +14,6 @@ from support.ports import HOST, kept_port
 from support.server import PATIENCE, Process, Server, clean_environ, serving, write_agents
 from support.terminal import CTRL_D, terminal
 
-pytestmark = pytest.mark.unmeasured
-
 NETRA = ("-m", "netra_trio")
 UP, HOME, BACKSPACE = "\x1b[A", "\x01", "\x7f"
 NOT_UTF8 = b"gr\xfc\xdfe"  # in ISO 8859-1

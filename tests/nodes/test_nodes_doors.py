@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
-import pytest
 from support.curl import CurlPolls, CurlStream, post, say
 from support.nodes import ANSWER, Nodes
 from support.server import Frame
-
-pytestmark = pytest.mark.unmeasured
 
 
 def test_requests_of_one_session_reach_both_nodes(

@@ -11,8 +11,6 @@ from support.valkey import server as valkey_server
 
 from netra_trio.broker.base import LEASE_SECONDS
 
-pytestmark = pytest.mark.unmeasured
-
 
 async def kill(load: Load) -> None:
     """Kill one node, start another one, and kill the next."""

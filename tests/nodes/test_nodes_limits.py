@@ -2,15 +2,12 @@
 
 from pathlib import Path
 
-import pytest
 import trio
 from support.nodes import Nodes
 from support.server import PATIENCE, bearer, open_client
 
 from netra_trio.ids import UserId
 from netra_trio.stores.sql.store import SqlStore
-
-pytestmark = pytest.mark.unmeasured
 
 
 async def test_two_nodes_serve_a_user_as_one(

@@ -9,8 +9,6 @@ from support.nodes import Nodes, Place
 from support.receiver import receiving
 from support.server import PATIENCE, write_agents
 
-pytestmark = pytest.mark.unmeasured
-
 AGENTS = """
 import trio
 from netra_trio import agent

@@ -20,8 +20,6 @@ from netra_trio.protocol.messages import RunStatus
 from netra_trio.stores.sql.database import CONNECTIONS, STATEMENT_SECONDS, Database
 from netra_trio.stores.sql.store import SqlStore
 
-pytestmark = pytest.mark.unmeasured
-
 ROUNDS = 12  # of one statement: psycopg prepares it the sixth time
 SECRET = "hunter2"
 
