@@ -22,7 +22,6 @@ def check(plan: Plan) -> None:
     assert not violations, report(plan, violations)
 
 
-@UNMEASURED
 def test_a_seed_determines_everything() -> None:
     plan = make_plan(REPEATED)
     assert str(plan) == str(make_plan(REPEATED))
@@ -34,7 +33,6 @@ def test_a_seed_determines_everything() -> None:
     assert len(histories[0]) > 100
 
 
-@UNMEASURED
 def test_a_fault_of_the_nodes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ends that are stored before the text is copied, for example, and nodes without fences."""
 
