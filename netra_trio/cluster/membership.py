@@ -86,6 +86,12 @@ class Membership:
             nodes.pop(directory.node, None)
             self._note(nodes)
 
+    async def find_peers(self) -> list[NodeId]:
+        """Return the other live nodes now; those known before, if the directory does not answer."""
+        with suppress(BrokerUnavailable):
+            await self.look()
+        return list(self.peers)
+
     def _note(self, nodes: dict[NodeId, bool]) -> None:
         """Note the other live nodes."""
         # In the order of the directory: the order of a set would depend on the ids.

@@ -75,7 +75,8 @@ async def _add_data(connection: Connection, frames: list[bytes]) -> None:
     if connection.reads_data:
         files = connection.services.files
         connection.reads_data = await add_data(frames, references, files)
-    references.clear()
+    else:
+        references.clear()
 
 
 async def _send(connection: Connection, frames: list[bytes]) -> None:

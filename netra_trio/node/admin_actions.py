@@ -7,7 +7,6 @@ Each node that may have the target is asked at the same time; a repeated action 
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any, Protocol
 
 import trio
@@ -174,10 +173,7 @@ class AdminActions:
         silent: list[NodeId] = []
         if self._cluster is None:
             return [], []
-        membership = self._cluster.membership
-        with suppress(BrokerUnavailable):  # a node may have started since the last renewal
-            await membership.look()
-        peers = list(membership.peers)
+        peers = await self._cluster.membership.find_peers()
         if action is AdminAction.DRAIN_NODE:
             peers = [node for node in peers if node == target]
         async with trio.open_nursery() as nursery:

@@ -470,9 +470,7 @@ def serve_budgets(
                 await mailbox.post(node, kind, header)
 
         async def post_all(kind: str, header: JsonObject) -> None:
-            with suppress(BrokerUnavailable):  # one may have started since the last renewal
-                await membership.look()
-            for node in membership.peers:
+            for node in await membership.find_peers():
                 start_soon(post, node, kind, header)
 
         def tell(kind: str, header: JsonObject) -> None:

@@ -55,8 +55,8 @@ class Nodes(Protocol):
         """The live ones."""
         ...
 
-    async def look(self) -> None:
-        """Look at them now; raises `BrokerUnavailable`."""
+    async def find_peers(self) -> Collection[NodeId]:
+        """Return the live ones now; those known before, if the broker does not answer."""
         ...
 
 
@@ -142,9 +142,7 @@ class SharedChanges:
     async def _look_first(self) -> None:
         """Publish changes of users without a session here if there is another node after all."""
         changes, self._unseen = self._unseen, {}
-        with suppress(BrokerUnavailable):
-            await self._nodes.look()
-        if self._nodes.peers:
+        if await self._nodes.find_peers():
             self._queue_all(changes.values())
 
     def _meet(self, node: NodeId) -> None:
