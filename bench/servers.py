@@ -24,7 +24,7 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from bench.processes import ServerError, child, tail
 from bench.valkey import Valkey, find_program, valkey
@@ -109,55 +109,38 @@ def _serve(module: str) -> tuple[str, ...]:
     return ("-m", PACKAGE, "serve", "--port", "0", *agents)
 
 
+_OURS = Kind(
+    "this project, `netra-trio serve`",
+    _serve("bench.peers.netra"),
+    dialect="netra",
+    resumes=True,
+    rooms=_ROOMS,
+    has_checkouts=True,
+)
+_VARIANT = evolve(_OURS, only_full=True, bases=(NETRA,))  # is compared with it, in a long pass
+
 SERVERS: Mapping[str, Kind] = {
-    NETRA: Kind(
-        "this project, `netra-trio serve`",
-        _serve("bench.peers.netra"),
-        dialect="netra",
-        resumes=True,
-        rooms=_ROOMS,
-        has_checkouts=True,
-    ),
-    "netra-v2": Kind(
-        "the same command, with clients of `netra.v2`: compact deltas",
-        _serve("bench.peers.netra"),
+    NETRA: _OURS,
+    "netra-v2": evolve(
+        _VARIANT,
+        about="the same command, with clients of `netra.v2`: compact deltas",
         dialect="netra-v2",
-        only_full=True,
-        resumes=True,
-        rooms=_ROOMS,
-        has_checkouts=True,
-        bases=(NETRA,),
     ),
-    "netra-deflate": Kind(
-        "the same command with `WEBSOCKET_COMPRESSION`, with clients that offer it",
-        _serve("bench.peers.netra"),
+    "netra-deflate": evolve(
+        _VARIANT,
+        about="the same command with `WEBSOCKET_COMPRESSION`, with clients that offer it",
         dialect="netra-deflate",
-        only_full=True,
-        resumes=True,
-        rooms=_ROOMS,
-        has_checkouts=True,
-        bases=(NETRA,),
         environ={"WEBSOCKET_COMPRESSION": "true"},
     ),
-    BROKER: Kind(
-        "the same command with a Valkey, to which it copies its sessions",
-        _serve("bench.peers.netra"),
-        dialect="netra",
-        only_full=True,
-        resumes=True,
-        rooms=_ROOMS,
-        has_checkouts=True,
+    BROKER: evolve(
+        _VARIANT,
+        about="the same command with a Valkey, to which it copies its sessions",
         has_broker=True,
-        bases=(NETRA,),
     ),
-    WORKERS: Kind(
-        "the same command with `--workers 2` and a Valkey",
-        (*_serve("bench.peers.netra"), "--workers", "2"),
-        dialect="netra",
-        only_full=True,
-        resumes=True,
-        rooms=_ROOMS,
-        has_checkouts=True,
+    WORKERS: evolve(
+        _VARIANT,
+        about="the same command with `--workers 2` and a Valkey",
+        command=(*_OURS.command, "--workers", "2"),
         workers=2,
         has_broker=True,
         bases=(NETRA, BROKER),
