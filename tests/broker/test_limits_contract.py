@@ -1,7 +1,5 @@
 """The contract of `Limits`, which each implementation passes; two nodes share one server."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 import trio
 from attrs import define
@@ -17,7 +15,6 @@ from netra_trio.broker.limits import (
     OpenedConnection,
     UserUpdate,
 )
-from netra_trio.broker.memory import MemoryBackend, MemoryServer
 from netra_trio.broker.valkey.backend import ValkeyBackend
 from netra_trio.ids import ConnectionId, NodeId, SessionId, UserId, new_node_id
 
@@ -34,22 +31,11 @@ class Two:
     nodes: tuple[NodeId, NodeId]
 
 
-@pytest.fixture(params=["memory", "valkey", "redis"])
-async def limits(request: pytest.FixtureRequest) -> AsyncIterator[Two]:
-    """Return the limits on each server in turn; those in memory in virtual time."""
-    nodes = (new_node_id(), new_node_id())
-    one: Backend
-    two: Backend
-    if request.param == "memory":
-        request.getfixturevalue("autojump_clock")
-        server = MemoryServer()
-        one, two = (MemoryBackend(node, server) for node in nodes)
-    else:
-        running = request.getfixturevalue(f"{request.param}_server")
-        running.command("FLUSHALL")
-        one, two = (ValkeyBackend(node, running.url) for node in nodes)
-    async with one.open(), two.open():
-        yield Two(one.limits, two.limits, nodes)
+@pytest.fixture
+def limits(backends: tuple[Backend, Backend]) -> Two:
+    """Return the limits on each server in turn."""
+    one, two = backends
+    return Two(one.limits, two.limits, (one.directory.node, two.directory.node))
 
 
 async def opening(

@@ -1,6 +1,6 @@
 """The contract of `UsageCounters`, which each implementation passes; two nodes share one server."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -8,10 +8,8 @@ import trio
 from attrs import define
 
 from netra_trio.broker.base import Backend
-from netra_trio.broker.memory import MemoryBackend, MemoryServer
 from netra_trio.broker.usage import UsageCounters
-from netra_trio.broker.valkey.backend import ValkeyBackend
-from netra_trio.ids import UserId, new_node_id
+from netra_trio.ids import UserId
 from netra_trio.protocol.usage import AMOUNT_MAX, NOTHING, Amounts, Unit, UsageKey
 
 KEY = UsageKey(UserId("alice"), "chat: {of} \x00 any:characters\u20ac", "2027-01-15")
@@ -26,22 +24,11 @@ class Two:
     two: UsageCounters
 
 
-@pytest.fixture(params=["memory", "valkey", "redis"])
-async def counters(request: pytest.FixtureRequest) -> AsyncIterator[Two]:
-    """Return the counters on each server in turn; those in memory in virtual time."""
-    nodes = (new_node_id(), new_node_id())
-    one: Backend
-    two: Backend
-    if request.param == "memory":
-        request.getfixturevalue("autojump_clock")
-        server = MemoryServer()
-        one, two = (MemoryBackend(node, server) for node in nodes)
-    else:
-        running = request.getfixturevalue(f"{request.param}_server")
-        running.command("FLUSHALL")
-        one, two = (ValkeyBackend(node, running.url) for node in nodes)
-    async with one.open(), two.open():
-        yield Two(one.usage, two.usage)
+@pytest.fixture
+def counters(backends: tuple[Backend, Backend]) -> Two:
+    """Return the counters on each server in turn."""
+    one, two = backends
+    return Two(one.usage, two.usage)
 
 
 async def seeded(

@@ -79,7 +79,7 @@ async def test_a_folder_that_does_not_exist_yet_is_not_made_by_a_check(tmp_path:
     assert modes(tmp_path).keys() == {tmp_path.name}
 
 
-async def test_a_folder_where_nobody_can_make_one() -> None:
+async def test_a_folder_below_one_that_takes_none() -> None:
     with pytest.raises(StorageUnavailable):
         await FolderStorage(Path("/proc/files")).check()
 

@@ -11,12 +11,25 @@ Their threads are measured; the processes that they start are not.
 
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 
 import pytest
 
 INHERITED = frozenset({"COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"})
 """The variables that make coverage begin in a process."""
+
+
+@contextmanager
+def unmeasured_processes() -> Iterator[None]:
+    """Start processes without coverage in the block."""
+    inherited = {name: value for name, value in os.environ.items() if name in INHERITED}
+    for name in inherited:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(inherited)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -26,14 +39,11 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
     tracer = sys.gettrace()
     measures = type(tracer).__module__.startswith("coverage")
-    inherited = {name: value for name, value in os.environ.items() if name in INHERITED}
-    for name in inherited:
-        del os.environ[name]
-    if measures:
-        sys.settrace(None)
-    try:
-        return (yield)
-    finally:
+    with unmeasured_processes():
         if measures:
-            sys.settrace(tracer)
-        os.environ.update(inherited)
+            sys.settrace(None)
+        try:
+            return (yield)
+        finally:
+            if measures:
+                sys.settrace(tracer)
