@@ -119,16 +119,8 @@ def unsettled(folder: Path) -> list[str]:
 
 async def history(server: Server) -> list[tuple[str, str]]:
     """Return role and content of each message of the thread, from its beginning."""
-    found: list[tuple[str, str]] = []
     async with server.connect() as client:
-        before: dict[str, str] = {}
-        while True:
-            await client.send("get_thread_history", {"thread_id": "main", "limit": 100, **before})
-            page = (await client.expect("thread_history"))["payload"]
-            found[:0] = [(each["role"], each["content"]) for each in page["messages"]]
-            if not page["has_more"]:
-                return found
-            before = {"before": page["messages"][0]["message_id"]}
+        return [(each["role"], each["content"]) for each in await client.history("main")]
 
 
 async def check(server: Server, folder: Path, expected: set[str]) -> None:

@@ -31,7 +31,6 @@ USERS = ["ann", "bob", "cyd"]
 CLIENTS = 2  # connections of each user
 THREADS = ["one", "two", "three"]
 ENDED = {"completed", "interrupted"}
-PAGE = 100  # messages of a page of history, the maximum
 CHUNK = 25  # messages that are sent again together: fewer than a session queues
 # Bounds on a hang, in seconds.
 FOLLOWED_SECONDS = 100.0  # until the end of another server's run is sent: the longest pause is 10 s
@@ -332,24 +331,10 @@ async def ask_again(client: Client, again: Sequence[Said], trace: Trace) -> None
                 del waiting[key]
 
 
-async def pages(client: Client, thread: str, *, all_of_it: bool) -> list[Frame]:
-    """Return the newest messages of a thread, or all, oldest first."""
-    found: list[Frame] = []
-    request: Frame = {"thread_id": thread, "limit": PAGE}
-    while True:
-        await client.send("get_thread_history", request)
-        page = (await client.expect("thread_history"))["payload"]
-        found[:0] = page["messages"]
-        if not all_of_it or not page["has_more"]:
-            return found
-        request["before"] = found[0]["message_id"]
-        await trio.sleep(0.1)  # the rate limit is ten per second
-
-
 async def check_newest(client: Client, again: Sequence[Said], trace: Trace) -> None:
     """Check that history has all confirmed messages, and no unfinished run."""
     for thread in sorted({said.thread for said in again}):
-        messages = await pages(client, thread, all_of_it=False)
+        messages = (await client.page(thread))["messages"]
         check_messages(messages, trace)
         listed = {message.get("correlation_id") for message in messages}
         missing = {said.key for said in again if said.thread == thread} - listed
@@ -419,7 +404,7 @@ async def compare_all(server: Server, trace: Trace) -> None:
         async with server.connect(user) as client:
             await ask_again(client, trace.of(user, iter(trace.said)), trace)
             for thread in THREADS:
-                messages = await pages(client, thread, all_of_it=True)
+                messages = await client.history(thread)
                 check_messages(messages, trace)
                 check_order(messages, thread, trace)
                 listed = {m["correlation_id"] for m in messages if m["role"] == "user"}
@@ -500,7 +485,7 @@ async def say_until_told(client: Client, key: str, file: str) -> Frame:
 
 async def listed_run(client: Client, key: str) -> tuple[str, list[str]]:
     """Return a run's status in history, and the text of its agent."""
-    question, *answers = await pages(client, f"thread-{key}", all_of_it=True)
+    question, *answers = await client.history(f"thread-{key}")
     assert question["correlation_id"] == key
     return question["run"]["status"], [answer["content"] for answer in answers]
 

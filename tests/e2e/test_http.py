@@ -23,8 +23,6 @@ from support.server import (
     write_agents,
 )
 
-pytestmark = pytest.mark.unmeasured
-
 DEPLOYED = {
     "WEBSOCKET_ALLOWED_ORIGINS": "https://app.example.com",
     "DATABASE_URL": "sqlite:///netra.db",

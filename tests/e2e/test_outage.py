@@ -174,23 +174,9 @@ async def check_goes(server: Server, user: str, name: str) -> None:
         await client.say(name, name, thread_id="check", agent="quick")
         end = (await client.until("agent_completed"))[-1]["payload"]
         assert (end["status"], end["result"]) == ("completed", f"{name} done")
-        assert (await history(client, "check"))[-1]["content"] == f"{name} done"
+        assert (await client.history("check"))[-1]["content"] == f"{name} done"
     for opening in OPENINGS:
         assert (await opening(server, user)).status in {101, 200}
-
-
-async def history(client: Client, thread: str) -> list[Frame]:
-    """Return all messages of a thread, oldest first."""
-    found: list[Frame] = []
-    request: Frame = {"thread_id": thread, "limit": 100}
-    while True:
-        await client.send("get_thread_history", request)
-        page = (await client.expect("thread_history"))["payload"]
-        found[:0] = page["messages"]
-        if not page["has_more"]:
-            return found
-        request["before"] = found[0]["message_id"]
-        await trio.sleep(0.1)  # the rate limit is ten per second
 
 
 def check_unavailable(frame: Frame) -> None:
@@ -263,7 +249,7 @@ class Talker:
 
     async def _check_history(self, client: Client) -> None:
         """Check that history has each confirmed message once, in order."""
-        messages = await history(client, self.user)
+        messages = await client.history(self.user)
         said = [message for message in messages if message["role"] == "user"]
         assert [message["content"].split()[0] for message in said] == list(self.completed)
         assert {message["run"]["status"] for message in said} == {"completed"}
@@ -302,7 +288,7 @@ class LongRun:
             self.over.set()
             await self._may_leave.wait()
             await client.answers()
-            question, answer = await history(client, "long")
+            question, answer = await client.history("long")
             assert question["run"]["status"] == "completed"
             assert answer["content"] == frame["payload"]["result"]
 
@@ -474,20 +460,20 @@ async def test_a_message_stored_after_its_rejection_is_deleted(folder: Path) -> 
         async with server.connect() as client:
             await client.say("before", "before", thread_id="t", agent="quick")
             await client.until("agent_completed")
-            assert len(await history(client, "t")) == 2  # no write is queued
+            assert len(await client.history("t")) == 2  # no write is queued
             await in_thread(outage.begin)
             # The database has received this statement, and executes it after the pause.
             await client.say("late", "late", thread_id="t", agent="quick")
             check_unavailable(await client.next())
             await in_thread(outage.end)
             await wait_health(server, "healthy", RECOVERED)
-            said = [message["content"] for message in await history(client, "t")]
+            said = [message["content"] for message in await client.history("t")]
             assert said == ["before", "before done"]
             await client.say("late", "late", thread_id="t", agent="quick")
             confirmed = await client.expect("message_confirmed")
             assert confirmed["payload"]["status"] == "accepted"
             await client.until("agent_completed")
-            said = [message["content"] for message in await history(client, "t")]
+            said = [message["content"] for message in await client.history("t")]
             assert said == ["before", "before done", "late", "late done"]
     check_log(server)
     assert (folder / "ran").read_text().split() == ["before", "late"]

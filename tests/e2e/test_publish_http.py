@@ -12,8 +12,6 @@ from support.server import Headers, Server, bearer, check_error, run, serving, s
 from support.valkey import Server as Valkey
 from support.valkey import server as valkey_server
 
-pytestmark = pytest.mark.unmeasured
-
 EVENT_BYTES = 256 * 1024
 LOCAL = ("Origin", "http://localhost:3000")
 FOREIGN = ("Origin", "https://evil.example")

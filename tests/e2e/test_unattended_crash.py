@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 from support.receiver import SILENT, Receiver, free_port, receiving
-from support.server import PATIENCE, Client, Frame, Server, serving, write_agents
+from support.server import PATIENCE, Server, serving, write_agents
 
 pytestmark = pytest.mark.unmeasured
 
@@ -53,12 +53,6 @@ async def leave(server: Server, content: str, agent: str, thread: str) -> str:
     return run_id
 
 
-async def history(client: Client, thread: str) -> list[Frame]:
-    await client.send("get_thread_history", {"thread_id": thread})
-    messages: list[Frame] = (await client.expect("thread_history"))["payload"]["messages"]
-    return messages
-
-
 async def notification_of(receiver: Receiver, run_id: str, kind: str) -> dict[str, Any]:
     """Wait until the receiver has accepted a notification of a run; return it."""
     with trio.fail_after(PATIENCE):
@@ -87,7 +81,7 @@ async def test_ends_and_questions_are_sent_despite_failures_and_kills(
             question_id = (await notification_of(receiver, asks, "agent_asking"))["question_id"]
         assert len(receiver.accepted) == 2
         async with server.connect() as client:  # a third device: the announced data exists
-            asked, answered = await history(client, "ends")
+            asked, answered = await client.history("ends")
             assert asked["run"]["status"] == "completed"
             assert answered["content"] == "I sleep. I slept."
             await client.send("answer", {"question_id": question_id, "answer": "yes"})
@@ -102,7 +96,7 @@ async def test_ends_and_questions_are_sent_despite_failures_and_kills(
         told = await notification_of(receiver, goes_on, "agent_completed")
         assert told["status"] == "interrupted"
         async with server.connect() as client:
-            asked, *_ = await history(client, "goes-on")
+            asked, *_ = await client.history("goes-on")
             assert asked["run"]["status"] == "interrupted"
             await client.say("1000", "k-goes-on", agent="sleeper", thread_id="goes-on")
             copies = await client.until("agent_completed")

@@ -43,6 +43,8 @@ CLOSING = 2.0  # seconds for a server to reply to a close frame
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 SUBPROTOCOL = "netra.v1"
 FRAME_BYTES = 1024 * 1024  # four times the largest event
+PAGE_MESSAGES = 100  # of a history, the maximum
+PAGE_SECONDS = 0.1  # between pages: the rate limit is ten per second
 
 Frame = dict[str, Any]
 Headers = Sequence[tuple[str, str]]
@@ -384,6 +386,23 @@ class Client:
         payload: Frame = (await self.expect("error"))["payload"]
         assert payload["code"] == code, payload
         return payload
+
+    async def page(self, thread_id: str, **request: Any) -> Frame:
+        """Return the newest page of a thread, with as many messages as a page may have."""
+        request = {"thread_id": thread_id, "limit": PAGE_MESSAGES, **request}
+        await self.send("get_thread_history", request)
+        payload: Frame = (await self.expect("thread_history"))["payload"]
+        return payload
+
+    async def history(self, thread_id: str) -> list[Frame]:
+        """Return all messages of a thread, oldest first."""
+        page = await self.page(thread_id)
+        messages: list[Frame] = page["messages"]
+        while page["has_more"]:
+            await trio.sleep(PAGE_SECONDS)
+            page = await self.page(thread_id, before=messages[0]["message_id"])
+            messages = page["messages"] + messages
+        return messages
 
     async def answers(self) -> None:
         """Check that the connection still works: a ping is answered."""
