@@ -80,12 +80,16 @@ class _KeptTickets:
         seconds: How long each is kept.
         per_user: Beyond this number the oldest ticket of the user is dropped.
         most: How many there may be.
+        drops_oldest: Beyond `most` the oldest ticket of all is dropped, and no new one is refused.
     """
 
-    def __init__(self, *, seconds: float, per_user: int, most: int) -> None:
+    def __init__(
+        self, *, seconds: float, per_user: int, most: int, drops_oldest: bool = False
+    ) -> None:
         self._seconds = seconds
         self._per_user = per_user
         self._most = most
+        self._drops_oldest = drops_oldest
         self._tickets: dict[str, tuple[Identity, float]] = {}  # ordered by expiry
         self._by_user: dict[UserId, deque[str]] = {}
 
@@ -96,13 +100,15 @@ class _KeptTickets:
         """Keep a ticket.
 
         Raises:
-            Refused: SERVICE_UNAVAILABLE, if there are too many.
+            Refused: SERVICE_UNAVAILABLE, if there are too many and none is dropped.
         """
         self._drop_expired(now)
         own = self._by_user.get(identity.user_id)
         if own is not None and len(own) >= self._per_user:
             self.remove(own[0])
-        if len(self._tickets) >= self._most:
+        if len(self._tickets) >= self._most and self._drops_oldest:
+            self.remove(next(iter(self._tickets)))
+        elif len(self._tickets) >= self._most:
             raise Refused(
                 problem(
                     ErrorCode.SERVICE_UNAVAILABLE,
@@ -140,8 +146,13 @@ class LocalTickets:
 
     def __init__(self) -> None:
         self._kept = _KeptTickets(seconds=TICKET_SECONDS, per_user=TICKETS_PER_USER, most=TICKETS)
+        # Forty users may have this many. A page uses a ticket at once, and would lose its images if
+        # new ones were refused until the others expire.
         self._for_files = _KeptTickets(
-            seconds=FILE_TICKET_SECONDS, per_user=FILE_TICKETS_PER_USER, most=FILE_TICKETS
+            seconds=FILE_TICKET_SECONDS,
+            per_user=FILE_TICKETS_PER_USER,
+            most=FILE_TICKETS,
+            drops_oldest=True,
         )
 
     async def issue(self, identity: Identity, now: float) -> str:
@@ -170,8 +181,7 @@ class LocalTickets:
     async def issue_for_file(self, identity: Identity, file_id: FileId, now: float) -> str:
         """Return a new ticket for a file, valid for 300 seconds.
 
-        Raises:
-            Refused: SERVICE_UNAVAILABLE, if there are too many.
+        The oldest of all is dropped when there are more than `FILE_TICKETS`.
         """
         ticket = _new_ticket()
         self._for_files.add(_digest(ticket, file_id), identity, now)

@@ -16,6 +16,7 @@ from support.versions import is_before
 
 from netra_trio.auth.identity import USER_ID_CHARACTERS, Identity
 from netra_trio.auth.tickets import (
+    FILE_TICKETS,
     TICKET_SECONDS,
     TICKETS,
     TICKETS_PER_USER,
@@ -23,7 +24,7 @@ from netra_trio.auth.tickets import (
     _digest,
 )
 from netra_trio.auth.tokens import TOKEN_CHARACTERS, TokenVerifier
-from netra_trio.ids import UserId
+from netra_trio.ids import FileId, UserId
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.keepalive import LEEWAY
 from netra_trio.protocol.problem import Refused
@@ -438,6 +439,27 @@ def test_the_number_of_tickets_is_bounded() -> None:
     assert at_once(tickets.redeem(ticket, 30.0)) is ALICE
     assert len(tickets) == 0
     assert tickets._kept._by_user == {}
+
+
+def test_the_oldest_ticket_for_a_file_is_dropped_above_the_bound() -> None:
+    tickets, file_id = LocalTickets(), FileId("file_1")
+
+    def issue(user: str) -> str:
+        return at_once(tickets.issue_for_file(Identity(UserId(user)), file_id, 0.0))
+
+    def is_valid(ticket: str) -> bool:
+        try:
+            at_once(tickets.check_for_file(ticket, file_id, 299.75))
+        except Refused:
+            return False
+        return True
+
+    first, second, *_ = [issue(f"user-{number}") for number in range(FILE_TICKETS)]
+    assert is_valid(first)
+    beyond = issue("alice")
+    assert [is_valid(ticket) for ticket in (first, second, beyond)] == [False, True, True]
+    assert len(tickets._for_files) == FILE_TICKETS
+    assert "user-0" not in tickets._for_files._by_user
 
 
 @given(

@@ -32,6 +32,7 @@ from netra_trio.agents.questions import (
     SCHEMA_BYTES,
 )
 from netra_trio.auth.tickets import (
+    FILE_TICKETS,
     FILE_TICKETS_PER_USER,
     TICKET_SECONDS,
     TICKETS_PER_USER,
@@ -369,6 +370,7 @@ LIMITS: Mapping[str, str] = {  # those that are no setting
     "bytes of a form beside its file": octets(OTHER_BYTES),
     "name of a file, in UTF-8": octets(NAME_BYTES),
     "tickets of a user for files": str(FILE_TICKETS_PER_USER),
+    "tickets for files, in a process without a broker": grouped(FILE_TICKETS),
     "files of a message, and files that an agent attaches to an answer": str(ATTACHMENTS),
     "characters of the comment of a feedback": grouped(COMMENT_CHARACTERS),
     "unattended runs of a user": str(UNATTENDED_RUNS),
