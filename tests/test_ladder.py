@@ -8,7 +8,7 @@ import pytest
 import netra_trio
 
 LADDER = (  # from the bottom up; "" is the package itself, with the public names
-    {"errors", "ids", "values"},
+    {"errors", "generators", "ids", "values"},
     {"protocol"},
     {"broker", "client", "config", "stores", "telemetry", "transports"},
     {"auth", "broker.valkey", "files", "rooms", "stores.sql", "webhook"},
@@ -171,6 +171,7 @@ def test_the_client_imports_nothing_of_the_server() -> None:
     shared = {
         "ids",
         "errors",
+        "generators",
         "protocol.binary",
         "protocol.codes",
         "protocol.fields",

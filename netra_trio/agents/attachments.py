@@ -11,11 +11,12 @@ from typing import Protocol, Self
 
 import trio
 
-from netra_trio.errors import ContentMissing, FilesNotFound
+from netra_trio.errors import ContentMissing, FilesNotFound, StorageUnavailable
 from netra_trio.files.base import CHUNK_BYTES
 from netra_trio.files.chunks import chunks_of
 from netra_trio.files.declared import ContradictedType, stored_type
 from netra_trio.files.detection import HTML, SVG
+from netra_trio.generators import closing
 from netra_trio.ids import FileId, RunId, UserId
 from netra_trio.protocol.binary import EVENT_DATA_BYTES, BinaryEvent
 from netra_trio.protocol.fields import ATTACHMENTS
@@ -89,7 +90,7 @@ class Attachment:
         """Read the content in one transfer; leaving the block ends it.
 
         Args:
-            start: The first byte.
+            start: The first byte; there is no content at the end of the file, and behind it.
             size: How many bytes, at most; None for all that follow.
 
         Yields:
@@ -100,9 +101,11 @@ class Attachment:
         """
         if start < 0 or (size is not None and size < 0):
             raise ValueError("the first byte and the size are not negative")
+        wanted = self._bytes_from(start, size)
+        first = start if wanted else 0  # a storage refuses to begin at the end of a file
         try:
-            async with self._access.read(self.file_id, start=start, size=size) as chunks:
-                yield chunks
+            async with self._access.read(self.file_id, start=first, size=wanted) as chunks:
+                yield _WholeChunks(chunks, wanted)
         except ContentMissing:
             raise FilesNotFound([self.file_id]) from None
 
@@ -122,7 +125,7 @@ class Attachment:
         Raises:
             ValueError: If it is more, or `start` or `size` is negative.
         """
-        wanted = self.bytes - start if size is None else min(size, self.bytes - start)
+        wanted = self._bytes_from(start, size)
         if wanted > limit:
             raise ValueError(f"{self.file_id} has {wanted} bytes; at most {limit} are allowed")
         content = bytearray()
@@ -130,6 +133,43 @@ class Attachment:
             async for chunk in chunks:
                 content += chunk
         return bytes(content)
+
+    def _bytes_from(self, start: int, size: int | None) -> int:
+        """Return how many of `size` bytes from `start` on there are."""
+        left = max(0, self.bytes - start)
+        return left if size is None else min(size, left)
+
+
+class _WholeChunks:
+    """Iterates over content that must not end early, as it does after a disk was restored.
+
+    Args:
+        chunks: The content.
+        size: How many bytes it has.
+    """
+
+    __slots__ = ("_chunks", "_left")
+
+    def __init__(self, chunks: AsyncIterator[bytes], size: int) -> None:
+        self._chunks = chunks
+        self._left = size
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next chunk. Cancelling is safe.
+
+        Raises:
+            StorageUnavailable: If there is none although bytes are missing.
+        """
+        chunk = await anext(self._chunks, b"")
+        self._left -= len(chunk)
+        if chunk:
+            return chunk
+        if self._left:
+            raise StorageUnavailable(f"the last {self._left} bytes of the content are missing")
+        raise StopAsyncIteration
 
 
 class ReadChunks:
@@ -266,12 +306,16 @@ class RunFiles:
     ) -> StoredFile:
         """Store a file of the user; `add` makes it part of the answer.
 
-        A given type is kept, unless `data` is bytes with an HTML page or an SVG.
+        A given type is kept, unless `data` is bytes with an HTML page or an SVG. A generator is
+        closed at the end.
         """
         if media_type is not None and not isinstance(data, AsyncIterable):
             media_type = await _type_of(media_type, data)
         chunks = data if isinstance(data, AsyncIterable) else chunks_of(data)
-        return await self._access.upload(self._user_id, chunks, name=name, media_type=media_type)
+        async with closing(chunks):
+            return await self._access.upload(
+                self._user_id, chunks, name=name, media_type=media_type
+            )
 
     def add(self, file: StoredFile, *, is_sent: bool) -> Attachment:
         """Make a file part of the answer."""

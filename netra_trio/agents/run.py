@@ -255,7 +255,7 @@ class Run:
 
         Args:
             name: The name for the user.
-            data: The content, of at most `FILES_MAX_BYTES`.
+            data: The content, of at most `FILES_MAX_BYTES`; a generator is closed at the end.
             media_type: Its type; by default it is detected. It is detected too if `data` is bytes
                 with an HTML page or an SVG.
 

@@ -8,6 +8,7 @@ import trio
 from netra_trio.agents.attachments import READ_BYTES, Attachment, ReadChunks
 from netra_trio.agents.run import Run
 from netra_trio.aio.bridge import Bridge
+from netra_trio.generators import closing
 
 
 class AsyncioAttachment:
@@ -62,8 +63,9 @@ async def attach(
     storing = asyncio.ensure_future(bridge.call(_attach, bridge.run, name, receive, media_type))
     try:
         try:
-            async for chunk in data:
-                await bridge.call(send.send, chunk)
+            async with closing(data):
+                async for chunk in data:
+                    await bridge.call(send.send, chunk)
         except trio.BrokenResourceError:  # it cannot be stored: see what `storing` raises
             pass
         else:

@@ -283,12 +283,14 @@ class Client:
         iterable can be read only once. Cancelling is safe: the server then has no file.
 
         Args:
-            source: A path, the content, or an async iterable of its pieces.
+            source: A path, the content, or an async iterable of its pieces; a generator is
+                closed at the end.
             name: Its name; by default that of the path, or none.
             progress: Called with the bytes that were sent, and the size or None.
 
         Raises:
-            MessageRefused: The server refused it, for example with MESSAGE_TOO_LARGE.
+            MessageRefused: The server refused it, for example with MESSAGE_TOO_LARGE, or with
+                QUEUE_FULL if the files of the user would be too many bytes.
             TransferFailed: It broke off too often.
             TokenFailed: `get_token` raised.
             OSError: The file cannot be read.

@@ -26,6 +26,8 @@ from netra_trio.client.http import Answer, HttpConnection, refusal_of
 from netra_trio.client.retry import BackOff, Next, after_refusal
 from netra_trio.client.sockets import NoAnswer, OpeningRefused
 from netra_trio.client.tokens import Tokens
+from netra_trio.generators import closing
+from netra_trio.protocol.codes import ErrorCode
 
 ATTEMPTS = 5  # in a row without progress: some 15 seconds
 IDLE_SECONDS = 60.0  # without a byte in either direction
@@ -123,7 +125,13 @@ class Download:
         return chunk
 
     async def open(self) -> None:
-        """Request what is missing of the content; for the client."""
+        """Request what is missing of the content; for the client.
+
+        Raises:
+            NoAnswer: There is none, or another one than to this request.
+            MessageRefused: The server refuses the file.
+            TransferFailed: The size of the content is not known.
+        """
         headers = {"range": f"bytes={self._at}-"} if self._at else {}
         head, connection = await self._files.begin(self.file_id, headers)
         self._connection = connection
@@ -131,9 +139,13 @@ class Download:
         if head.status != expected:
             raise NoAnswer(f"expected the HTTP status {expected}, got {head.status}")
         if not self._at:
+            length = head.headers.get("content-length")
+            if length is None:
+                text = "the answer has no Content-Length: a proxy may have changed its encoding"
+                raise TransferFailed(text)
             self.name = _name_in(head.headers.get("content-disposition", ""))
             self.media_type = head.headers.get("content-type", "application/octet-stream")
-            self.bytes = int(head.headers.get("content-length", 0))
+            self.bytes = int(length)
 
     async def close(self) -> None:
         """End the transfer; for the client."""
@@ -172,14 +184,14 @@ class FileTransfers:
     ) -> File:
         """Upload a file; see `Client.upload`."""
         given = _Source(source, progress)
-        target = self._parts.path
+        headers = {"content-type": "application/octet-stream"}
         shown = given.name if name is None else name
-        if shown:
-            target += f"?name={quote(shown, safe='')}"
+        if shown:  # not in the address, which the logs of proxies have
+            headers["content-disposition"] = f"attachment; filename*=UTF-8''{quote(shown, safe='')}"
         back_off, was_renewed = BackOff(ATTEMPTS), False
         while True:
             try:
-                answer = await self._send(target, given)
+                answer = await self._send(headers, given)
             except NoAnswer as failure:
                 if not given.is_repeatable:
                     raise TransferFailed(f"the upload broke off: {failure}") from None
@@ -256,7 +268,8 @@ class FileTransfers:
             TransferFailed: There were too many.
         """
         refused = refusal_of(answer)
-        what = after_refusal(answer.status)
+        is_full = refused.code == ErrorCode.QUEUE_FULL  # 429 as well, but waiting frees nothing
+        what = Next.STOP if is_full else after_refusal(answer.status)
         if what is Next.RENEW and self._tokens.can_renew and not was_renewed and may_repeat:
             self._tokens.forget()
             return True
@@ -265,13 +278,12 @@ class FileTransfers:
         await self.pause(back_off, NoAnswer(refused.reason), refused.retry_after or 0.0)
         return was_renewed
 
-    async def _send(self, target: str, source: "_Source") -> Answer:
-        headers = {"content-type": "application/octet-stream"}
+    async def _send(self, headers: Mapping[str, str], source: "_Source") -> Answer:
         async with await self._dial() as connection, source.open() as pieces:
             fields = await self._headers(headers)
             return await connection.send(
                 "POST",
-                target,
+                self._parts.path,
                 fields,
                 pieces,
                 size=source.size,
@@ -350,7 +362,8 @@ class _Source:
                         return piece
                 return b""
 
-            yield _Pieces(following, None, self._progress)
+            async with closing(data):
+                yield _Pieces(following, None, self._progress)
 
 
 class _Pieces:

@@ -1,5 +1,7 @@
 """Reading the files of a message: whole, in parts, in chunks; bounds, deletion and cancellation."""
 
+from collections.abc import AsyncIterable
+
 import pytest
 import trio
 from support.kept_files import KeptFiles
@@ -20,6 +22,13 @@ def content(size: int) -> bytes:
 def attached(data: bytes) -> tuple[Attachment, KeptFiles]:
     files = KeptFiles()
     return Attachment(files.put(data, "a.txt"), files), files
+
+
+async def exhaust(chunks: AsyncIterable[bytes], received: list[bytes] | None = None) -> None:
+    """Read content to its end, and note its chunks."""
+    async for chunk in chunks:
+        if received is not None:
+            received.append(chunk)
 
 
 def test_it_has_what_is_known_of_the_file() -> None:
@@ -57,6 +66,42 @@ async def test_a_transfer_from_a_byte_on() -> None:
     async with attachment.open(start=3, size=4) as chunks:
         assert [chunk async for chunk in chunks] == [content(7)[3:]]
     assert files.open_reads == 0
+
+
+@pytest.mark.parametrize("start", [5, 6])
+async def test_there_is_nothing_at_the_end_and_behind_it(start: int) -> None:
+    attachment, files = attached(b"hello")
+    assert await attachment.read(start=start) == b""
+    assert await attachment.read(start=start, size=3, limit=0) == b""
+    async with attachment.open(start, 3) as chunks:
+        assert [chunk async for chunk in chunks] == []
+    files.files.clear()
+    with pytest.raises(FilesNotFound):
+        await attachment.read(start=start)
+
+
+@pytest.mark.parametrize("left", [0, 1, WINDOW_BYTES])
+async def test_content_that_ends_early_is_an_error(left: int) -> None:
+    attachment, files = attached(content(WINDOW_BYTES + 5))
+    file, data = files.files[attachment.file_id]
+    files.files[attachment.file_id] = (file, data[:left])
+    missing = rf"the last {WINDOW_BYTES + 5 - left} bytes of the content are missing"
+    with pytest.raises(StorageUnavailable, match=missing):
+        await attachment.read()
+    async with attachment.open(start=left and left - 1) as chunks:
+        with pytest.raises(StorageUnavailable):
+            await exhaust(chunks)
+    assert await attachment.read(size=left) == data[:left]
+
+
+async def test_a_loop_over_content_that_ends_early_fails() -> None:
+    attachment, files = attached(content(WINDOW_BYTES + CHUNK_BYTES))
+    file, data = files.files[attachment.file_id]
+    files.files[attachment.file_id] = (file, data[: WINDOW_BYTES + 1])
+    received: list[bytes] = []
+    with pytest.raises(StorageUnavailable, match="are missing"):
+        await exhaust(attachment, received)
+    assert b"".join(received) == data[:WINDOW_BYTES]
 
 
 async def test_it_is_read_whole_within_a_limit() -> None:

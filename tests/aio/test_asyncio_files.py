@@ -100,16 +100,21 @@ async def test_an_iterable_that_raises_attaches_nothing() -> None:
 
 async def test_an_iterable_that_is_too_long_is_not_read_on() -> None:
     taken: list[int] = []
+    closed: list[str] = []
 
     async def long() -> AsyncIterator[bytes]:
-        for number in range(1000):
-            taken.append(number)
-            yield b"x" * 5
+        try:
+            for number in range(1000):
+                taken.append(number)
+                yield b"x" * 5
+        finally:
+            closed.append(await asyncio.sleep(0, "closed"))
 
     @asyncio_agent
     async def agent(run: AsyncioRun) -> None:
         with pytest.raises(FileTooLarge):
             await run.attach("a", long())
+        assert closed == ["closed"]
         with pytest.raises(TypeError):
             await run.attach("a", "text")  # type: ignore[arg-type]
 

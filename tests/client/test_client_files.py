@@ -78,11 +78,10 @@ class Peer:
         await self.write(data)
         await self._send(h11.EndOfMessage())
 
-    async def start(self, status: int, size: int, **headers: str) -> None:
-        """Send the head of an answer."""
-        fields = {"content-length": str(size)} | {
-            name.replace("_", "-"): value for name, value in headers.items()
-        }
+    async def start(self, status: int, size: int | None, **headers: str) -> None:
+        """Send the head of an answer; without a size the body is sent in chunks."""
+        length = {} if size is None else {"content-length": str(size)}
+        fields = length | {name.replace("_", "-"): value for name, value in headers.items()}
         await self._send(h11.Response(status_code=status, headers=list(fields.items())))
 
     async def write(self, data: bytes) -> None:
@@ -160,7 +159,9 @@ async def test_an_upload_of_bytes() -> None:
         )
     assert file == FILE
     [request] = seen
-    assert (request.method, request.target) == ("POST", "/ws/files?name=a%20b%2F%C3%A9.txt")
+    assert (request.method, request.target) == ("POST", "/ws/files")
+    disposition = "attachment; filename*=UTF-8''a%20b%2F%C3%A9.txt"
+    assert request.headers["content-disposition"] == disposition
     assert request.headers["authorization"] == "Bearer t"
     assert request.headers["content-length"] == str(len(data))
     assert request.body == data
@@ -175,7 +176,9 @@ async def test_an_upload_of_a_path(tmp_path: Path, size: int) -> None:
     async with transfers(takes(seen), takes(seen)) as files:
         await files.upload(path, name=None, progress=None)
         await files.upload(str(path), name="", progress=None)
-    assert [request.target for request in seen] == ["/ws/files?name=plan.txt", "/ws/files"]
+    assert [request.target for request in seen] == ["/ws/files"] * 2
+    names = [request.headers.get("content-disposition") for request in seen]
+    assert names == ["attachment; filename*=UTF-8''plan.txt", None]
     assert [request.body for request in seen] == [b"y" * size] * 2
     assert seen[0].headers["content-length"] == str(size)
 
@@ -255,6 +258,31 @@ async def test_an_upload_that_is_refused_for_now_is_repeated() -> None:
     body = {"code": "RATE_LIMIT_EXCEEDED", "error": "Too many.", "help": "Wait."}
     async with transfers(refuses(429, body, retry_after="0"), refuses(502), takes(seen)) as files:
         assert await files.upload(b"hello", name=None, progress=None) == FILE
+
+
+async def test_an_upload_for_which_there_is_no_room_is_not_repeated() -> None:
+    body = {"code": "QUEUE_FULL", "error": "Too many bytes.", "help": "Delete threads."}
+    async with transfers(refuses(429, body, retry_after="1")) as files:
+        with pytest.raises(MessageRefused) as caught:
+            await files.upload(b"hello", name=None, progress=None)
+    assert caught.value.code == "QUEUE_FULL"
+
+
+async def test_a_generator_is_closed_when_its_upload_fails() -> None:
+    closed = trio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"x" * CHUNK_BYTES
+        finally:
+            await trio.lowlevel.checkpoint()
+            closed.set()
+
+    async with transfers(hangs_up) as files:
+        with pytest.raises(TransferFailed):
+            await files.upload(endless(), name=None, progress=None)
+        assert closed.is_set()
 
 
 async def test_an_answer_before_the_end_of_the_body_ends_the_upload() -> None:
@@ -418,6 +446,17 @@ async def test_the_name_of_a_download(disposition: str, name: str) -> None:
     async with transfers(handler) as files, files.download("file_1") as download:
         assert [chunk async for chunk in download] == []
         assert (download.name, download.bytes) == (name, 0)
+
+
+async def test_a_download_without_its_size() -> None:
+    async def chunked(peer: Peer) -> None:
+        await peer.request()
+        await peer.start(200, None, **NAMED)
+        await peer.write(CONTENT)
+
+    async with transfers(chunked) as files:
+        with pytest.raises(TransferFailed, match="the answer has no Content-Length"):
+            await whole(files)
 
 
 async def test_a_server_without_ranges_is_asked_again() -> None:

@@ -357,6 +357,29 @@ async def test_the_data_of_an_event_counts_for_the_log() -> None:
     assert size < 100
 
 
+async def test_a_generator_that_is_not_read_to_its_end_is_closed() -> None:
+    closed: list[int] = []
+
+    async def endless() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"x" * 5
+        finally:
+            await trio.lowlevel.checkpoint()
+            closed.append(1)
+
+    async def agent(run: Run) -> None:
+        with pytest.raises(FileTooLarge):
+            await run.attach("a", endless())
+        assert closed == [1]
+
+    async with (
+        open_server(agents={"a": agent}, files_max_bytes=10) as server,
+        server.connect() as client,
+    ):
+        assert end_of(await ask(client))["status"] == "completed"
+
+
 async def test_a_storage_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     async def agent(run: Run) -> None:
         with pytest.raises(StorageUnavailable):

@@ -86,6 +86,7 @@ class KeptFiles:
         if file_id not in self.files:
             raise ContentMissing(file_id)
         _, data = self.files[file_id]
+        assert start < len(data) or start == 0, "the contract of FileStorage.read"
         self.open_reads += 1
         try:
             yield self._chunks(data[start:] if size is None else data[start : start + size])
