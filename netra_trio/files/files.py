@@ -1,8 +1,8 @@
 """The files of users: uploads and the files of agents, from their bytes to their deletion.
 
-files = Files(storage, store, settings=settings)
+files = Files(storage, store, settings=settings, wall_clock=time.time)
 stored = await files.upload(user_id, chunks, name="report.pdf")
-async with files.read(stored) as chunks:
+async with files.read(stored.file_id) as chunks:
     async for chunk in chunks:
         ...
 """
@@ -19,10 +19,11 @@ from netra_trio.files.base import FileStorage
 from netra_trio.files.names import safe_name
 from netra_trio.files.spool import CLEANUP_SECONDS, Content, Spool
 from netra_trio.ids import FileId, UserId, new_file_id
-from netra_trio.stores.files import UNFINISHED_SECONDS, FileStore, StoredFile
+from netra_trio.stores.files import DELETED_PAGE, UNFINISHED_SECONDS, FileStore, StoredFile
 
 COLLECT_SECONDS = 300.0  # between two searches for files whose content is to be deleted
 DELETES = 8  # of content at the same time
+FAILURES = 1000  # of one search, after which it ends
 
 _log = structlog.get_logger(__name__)
 
@@ -177,22 +178,25 @@ class Files:
             self._is_reported = False
 
     async def _delete_all(self) -> None:
-        """Delete what can be deleted; content that cannot does not keep the rest.
+        """Delete what can be deleted; up to `FAILURES` that cannot do not block the others.
 
         Raises:
             StorageUnavailable: Some was not deleted.
             StoreUnavailable: The store cannot answer now.
         """
         failures: dict[FileId, StorageUnavailable] = {}
-        is_any_deleted = True
-        while is_any_deleted and (file_ids := await self._store.deleted_files()):
+        while len(failures) < FAILURES:
+            page = await self._store.deleted_files(DELETED_PAGE + len(failures))
+            if failures.keys() >= set(page):
+                break
             limiter, deleted = trio.CapacityLimiter(DELETES), list[FileId]()
             async with trio.open_nursery() as nursery:
-                for file_id in file_ids:
+                for file_id in page:
                     if file_id not in failures:
                         nursery.start_soon(self._delete, file_id, limiter, deleted, failures)
             await self._store.forget_files(deleted)
-            is_any_deleted = bool(deleted)
+            if not deleted:
+                await self._storage.check()  # one that cannot be used is not tried with the others
         if failures:
             raise next(iter(failures.values()))
 

@@ -20,7 +20,7 @@ import trio
 from netra_trio.errors import ContentMissing, StorageUnavailable
 from netra_trio.files.base import check_id
 from netra_trio.files.chunks import Chunks
-from netra_trio.files.folders import make_private, sweep_folder
+from netra_trio.files.folders import make_private, sweep_folder, sync_folder
 from netra_trio.files.threads import OpenFile, StorageThreads
 from netra_trio.ids import FileId
 
@@ -131,13 +131,4 @@ class FolderStorage:
         with path.open("rb") as content:
             os.fsync(content.fileno())
         path.replace(target)
-        _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Write the name of a file that was moved into the folder permanently to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_folder(target.parent)

@@ -11,7 +11,7 @@ SPOOL_PREFIX = "upload-"  # of the names of temporary files
 
 
 def make_private(folder: Path) -> None:
-    """Create a folder, and those above it, for the user of the server only.
+    """Create a folder, and those above it, permanently and for the user of the server only.
 
     Raises:
         OSError: It cannot be created.
@@ -22,6 +22,21 @@ def make_private(folder: Path) -> None:
         make_private(folder.parent)
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
+    with suppress(PermissionError):  # folders may be created in it, and it may not be opened
+        sync_folder(folder.parent)  # else a power failure may lose the folder with its files
+
+
+def sync_folder(folder: Path) -> None:
+    """Write the names of the files and folders in a folder permanently to the disk.
+
+    Raises:
+        OSError: It cannot be done.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def make_own(folder: Path) -> None:

@@ -34,11 +34,12 @@ class LocalUploadRate:
         """Count an upload; return 0, or the seconds until there may be one."""
         now = trio.current_time()
         self._forget(now - UPLOAD_SECONDS)
-        mine = self._begun.pop(user_id, None) or deque(maxlen=UPLOADS)
-        self._begun[user_id] = mine
+        mine = self._begun.get(user_id) or deque(maxlen=UPLOADS)
         if len(mine) == UPLOADS and (wait := mine[0] + UPLOAD_SECONDS - now) > 0:
             return wait
         mine.append(now)
+        self._begun.pop(user_id, None)
+        self._begun[user_id] = mine  # at the end of the order
         return 0.0
 
     def _forget(self, before: float) -> None:

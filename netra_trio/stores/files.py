@@ -20,7 +20,7 @@ from netra_trio.values import frozen
 
 ORPHAN_SECONDS = 86_400.0  # after which a file that no message names is deleted
 UNFINISHED_SECONDS = 3600.0  # after which a file whose content was not written is deleted
-DELETED_PAGE = 100  # files of one call of `deleted_files`
+DELETED_PAGE = 100  # files of one call of `deleted_files`, by default
 LISTED_BYTES = 256  # of a file in history without its name and type: twice its id, and the keys
 
 
@@ -92,8 +92,8 @@ class FileStore(Protocol):
         """Return the bytes of all files of a user that are not deleted."""
         ...
 
-    async def deleted_files(self) -> Sequence[FileId]:
-        """Return up to `DELETED_PAGE` files whose content is to be deleted, oldest first.
+    async def deleted_files(self, limit: int = DELETED_PAGE) -> Sequence[FileId]:
+        """Return up to `limit` files whose content is to be deleted, oldest first.
 
         They are those whose last message was deleted, those that no message has named for
         `ORPHAN_SECONDS` after they were created, and those that were not finished within

@@ -48,7 +48,7 @@ from netra_trio.stores.base import (
     StoredEnd,
     User,
 )
-from netra_trio.stores.files import StoredFile
+from netra_trio.stores.files import DELETED_PAGE, StoredFile
 from netra_trio.stores.memory_data import MemoryData
 from netra_trio.stores.notifications import DueNotification, Notification
 from netra_trio.stores.questions import NewQuestion, QuestionEnd, StoredQuestion
@@ -407,9 +407,9 @@ class MemoryStore:
         """Return the bytes of all files of a user that are not deleted."""
         return self._data.files.count_bytes(user_id)
 
-    async def deleted_files(self) -> Sequence[FileId]:
+    async def deleted_files(self, limit: int = DELETED_PAGE) -> Sequence[FileId]:
         """Return files whose content is to be deleted, oldest first."""
-        return self._data.files.deleted()
+        return self._data.files.deleted(limit)
 
     async def forget_files(self, file_ids: Collection[FileId]) -> None:
         """Delete the rows of files whose content is deleted."""

@@ -14,7 +14,7 @@ from attrs import define
 
 from netra_trio.errors import FilesNotFound, StoreUnavailable
 from netra_trio.ids import FileId, UserId
-from netra_trio.stores.files import DELETED_PAGE, ORPHAN_SECONDS, UNFINISHED_SECONDS, StoredFile
+from netra_trio.stores.files import ORPHAN_SECONDS, UNFINISHED_SECONDS, StoredFile
 
 
 @define(eq=False)
@@ -112,7 +112,7 @@ class MemoryFiles:
             if not row.names:
                 self._delete(row)
 
-    def deleted(self) -> Sequence[FileId]:
+    def deleted(self, limit: int) -> Sequence[FileId]:
         """Delete files that are too old; return those whose content is to be deleted."""
         now = self._wall_clock()
         for row in list(self._unnamed.values()):
@@ -120,7 +120,7 @@ class MemoryFiles:
             if row.file.created_at + kept <= now:
                 self._delete(row)
         oldest = sorted(self._deleted.values(), key=lambda file: file.created_at)
-        return [file.file_id for file in oldest[:DELETED_PAGE]]
+        return [file.file_id for file in oldest[:limit]]
 
     def forget(self, file_ids: Iterable[FileId]) -> None:
         """Remove files whose content is deleted, or was never completely written."""

@@ -34,7 +34,7 @@ from netra_trio.stores.base import (
     StoredEnd,
     User,
 )
-from netra_trio.stores.files import StoredFile
+from netra_trio.stores.files import DELETED_PAGE, StoredFile
 from netra_trio.stores.notifications import DueNotification, Notification
 from netra_trio.stores.questions import NewQuestion, QuestionEnd, StoredQuestion
 from netra_trio.stores.threads import StoredThread, UnfinishedRun
@@ -283,9 +283,9 @@ class TimeoutStore:
         """Return the bytes of all files of a user that are not deleted."""
         return await self._within(self.store.count_file_bytes(user_id))
 
-    async def deleted_files(self) -> Sequence[FileId]:
+    async def deleted_files(self, limit: int = DELETED_PAGE) -> Sequence[FileId]:
         """Return files whose content is to be deleted, oldest first."""
-        return await self._within(self.store.deleted_files())
+        return await self._within(self.store.deleted_files(limit))
 
     async def forget_files(self, file_ids: Collection[FileId]) -> None:
         """Delete the rows of files whose content is deleted."""

@@ -53,6 +53,24 @@ async def test_only_the_user_of_the_server_can_open_it(tmp_path: Path) -> None:
     assert [mode for path, mode in found.items() if path.endswith(file_id)] == ["0o600"]
 
 
+async def test_the_names_of_new_folders_are_written_permanently(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        real(descriptor)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    folder = tmp_path / "deep" / "files"
+    storage = FolderStorage(folder)
+    path = Path(storage.location(await stored(storage)))
+    assert {tmp_path, folder.parent, folder, path.parent} <= set(synced)
+    assert any(each.name.startswith("upload-") for each in synced)
+
+
 async def test_a_temporary_folder_ends_with_its_storage(tmp_path: Path) -> None:
     storage = FolderStorage(tmp_path / "files", is_temporary=True)
     async with storage.open():

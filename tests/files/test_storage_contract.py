@@ -158,6 +158,7 @@ async def test_nothing_is_stored_behind_a_cancelled_put(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage, is_called, may_end = kept.storage, threading.Event(), threading.Event()
+    path = kept.spooled(b"content")
 
     def slow(call: Callable[..., Any]) -> Callable[..., Any]:
         def called(*args: Any, **kwargs: Any) -> Any:
@@ -175,7 +176,7 @@ async def test_nothing_is_stored_behind_a_cancelled_put(
     else:
         monkeypatch.setattr("os.fsync", slow(os.fsync))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(storage.put, new_file_id(), kept.spooled(b"content"))
+        nursery.start_soon(storage.put, new_file_id(), path)
         assert await trio.to_thread.run_sync(is_called.wait, 100)
         nursery.cancel_scope.cancel()
     may_end.set()

@@ -34,6 +34,20 @@ async def test_users_are_forgotten(autojump_clock: MockClock) -> None:
     assert rate._begun.keys() == {ALICE}
 
 
+async def test_a_refused_upload_does_not_keep_others_from_being_forgotten(
+    autojump_clock: MockClock,
+) -> None:
+    rate = LocalUploadRate()
+    for _ in range(UPLOADS):
+        await rate.take(ALICE)
+    await trio.sleep(1)
+    await rate.take(BOB)
+    assert await rate.take(ALICE) == UPLOAD_SECONDS - 1
+    await trio.sleep(UPLOAD_SECONDS - 1)
+    await rate.take(UserId("carol"))
+    assert rate._begun.keys() == {BOB, UserId("carol")}
+
+
 async def test_uploads_of_all_nodes_count(autojump_clock: MockClock) -> None:
     server = MemoryServer()
     backends = [MemoryBackend(new_node_id(), server) for _ in range(2)]

@@ -26,7 +26,12 @@ from netra_trio.files.files import COLLECT_SECONDS, Files
 from netra_trio.files.folder import FolderStorage
 from netra_trio.files.spool import WRITE_BYTES
 from netra_trio.ids import FileId, UserId
-from netra_trio.stores.files import ORPHAN_SECONDS, UNFINISHED_SECONDS, StoredFile
+from netra_trio.stores.files import (
+    DELETED_PAGE,
+    ORPHAN_SECONDS,
+    UNFINISHED_SECONDS,
+    StoredFile,
+)
 from netra_trio.stores.memory import MemoryStore
 
 ALICE, BOB = UserId("alice"), UserId("bob")
@@ -332,20 +337,38 @@ async def test_the_collection_is_tried_again(tmp_path: Path, autojump_clock: Moc
         nursery.cancel_scope.cancel()
 
 
-async def test_content_that_cannot_be_deleted_does_not_keep_the_rest(tmp_path: Path) -> None:
-    kept_forever: list[FileId] = []
+class PartlyFailingStorage(FolderStorage):
+    """A folder that does not delete some files.
 
-    class PartlyFailingStorage(FolderStorage):
-        async def delete(self, file_id: FileId) -> None:
-            if file_id in kept_forever:
-                await trio.lowlevel.checkpoint()
-                raise StorageUnavailable("Operation not permitted")
-            await super().delete(file_id)
+    Attributes:
+        kept_forever: These.
+        deletes: How many calls there were.
+    """
 
-    async with kept(tmp_path, PartlyFailingStorage(tmp_path, is_temporary=True)) as it:
-        for number in range(150):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, is_temporary=True)
+        self.kept_forever: list[FileId] = []
+        self.deletes = 0
+
+    async def delete(self, file_id: FileId) -> None:
+        self.deletes += 1
+        if file_id in self.kept_forever:
+            await trio.lowlevel.checkpoint()
+            raise StorageUnavailable("Operation not permitted")
+        await super().delete(file_id)
+
+
+@pytest.mark.parametrize("numbers", [{0, 99, 149}, set(range(2 * DELETED_PAGE))])
+async def test_content_that_cannot_be_deleted_does_not_keep_the_rest(
+    tmp_path: Path, numbers: set[int]
+) -> None:
+    storage = PartlyFailingStorage(tmp_path)
+    kept_forever = storage.kept_forever
+    async with kept(tmp_path, storage) as it:
+        for number in range(2 * DELETED_PAGE + 50):
             file = await it.files.upload(ALICE, pieces(str(number).encode()))
-            if number in {0, 99, 149}:
+            it.clock.now += 1
+            if number in numbers:
                 kept_forever.append(file.file_id)
         it.clock.now += ORPHAN_SECONDS + 1
         with capture_logs() as logs:
@@ -355,10 +378,40 @@ async def test_content_that_cannot_be_deleted_does_not_keep_the_rest(tmp_path: P
             ("files_not_deleted", "Operation not permitted")
         ]
         assert {path.name for path in it.contents} == set(kept_forever)
-        assert set(await it.store.deleted_files()) == set(kept_forever)
+        assert set(await it.store.deleted_files(1000)) == set(kept_forever)
         kept_forever.clear()
         await it.files.collect()
         assert it.contents == []
+
+
+async def test_a_storage_that_is_down_is_not_tried_with_every_file(tmp_path: Path) -> None:
+    class StorageThatIsDown(PartlyFailingStorage):
+        async def check(self) -> None:
+            await trio.lowlevel.checkpoint()
+            raise StorageUnavailable("down")
+
+    storage = StorageThatIsDown(tmp_path)
+    async with kept(tmp_path, storage) as it:
+        for _ in range(DELETED_PAGE + 1):
+            file = await it.files.upload(ALICE, pieces(b"x"))
+            storage.kept_forever.append(file.file_id)
+        it.clock.now += ORPHAN_SECONDS + 1
+        await it.files.collect()
+        assert storage.deletes == DELETED_PAGE
+
+
+async def test_a_search_ends_after_too_many_failures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netra_trio.files.files.FAILURES", DELETED_PAGE)
+    storage = PartlyFailingStorage(tmp_path)
+    async with kept(tmp_path, storage) as it:
+        for _ in range(DELETED_PAGE + 1):
+            file = await it.files.upload(ALICE, pieces(b"x"))
+            storage.kept_forever.append(file.file_id)
+        it.clock.now += ORPHAN_SECONDS + 1
+        await it.files.collect()
+        assert storage.deletes == DELETED_PAGE
 
 
 async def test_a_storage_that_cannot_be_used_is_logged_once(

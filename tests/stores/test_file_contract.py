@@ -9,7 +9,6 @@ from stores.samples import ALICE, BOB, MAIN, OTHER, end_of, new, page_of, record
 from netra_trio.errors import FilesNotFound, MessageNotFound
 from netra_trio.ids import new_file_id, new_message_id
 from netra_trio.protocol.messages import ListedFile, RunStatus
-from netra_trio.stores import memory_files
 from netra_trio.stores.base import Store
 from netra_trio.stores.bounds import HISTORY_LISTED_BYTES, HISTORY_PAGE_BYTES
 from netra_trio.stores.files import (
@@ -18,7 +17,6 @@ from netra_trio.stores.files import (
     UNFINISHED_SECONDS,
     StoredFile,
 )
-from netra_trio.stores.sql import files as sql_files
 
 pytestmark = pytest.mark.parametrize(
     "store", THREAD_STORES, indirect=True, ids=lambda factory: factory.__name__
@@ -115,16 +113,15 @@ async def test_a_file_that_no_message_names_is_deleted_after_its_time(
     assert await store.deleted_files() == []
 
 
-async def test_deleted_files_come_in_pages(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (memory_files, sql_files):
-        monkeypatch.setattr(module, "DELETED_PAGE", PAGE)
+async def test_deleted_files_come_in_pages(store: Store) -> None:
     files = [a_file(age=ORPHAN_SECONDS + MARGIN + each) for each in range(PAGE + 1)]
     for file in files:
         await upload(store, file)
     oldest_first = ids(files)[::-1]
-    assert await store.deleted_files() == oldest_first[:PAGE]
+    assert await store.deleted_files(PAGE) == oldest_first[:PAGE]
+    assert await store.deleted_files(PAGE + 1) == oldest_first
     await store.forget_files(oldest_first[:PAGE])
-    assert await store.deleted_files() == oldest_first[PAGE:]
+    assert await store.deleted_files(PAGE) == oldest_first[PAGE:]
 
 
 # Messages that name files

@@ -14,7 +14,7 @@ from netra_trio.errors import StoreUnavailable
 from netra_trio.ids import FileId, MessageId, RunId, ThreadId, UserId
 from netra_trio.protocol.messages import HistoryMessage, RunStatus
 from netra_trio.stores.base import Duplicate, NewMessage, RunEnd, StoredEnd, User
-from netra_trio.stores.files import StoredFile
+from netra_trio.stores.files import DELETED_PAGE, StoredFile
 from netra_trio.stores.memory import MemoryStore
 
 
@@ -123,10 +123,10 @@ class ScriptedStore(MemoryStore):
         await self._wait_or_fail()
         return await super().count_file_bytes(user_id)
 
-    async def deleted_files(self) -> Sequence[FileId]:
+    async def deleted_files(self, limit: int = DELETED_PAGE) -> Sequence[FileId]:
         """Return the files whose content is to be deleted."""
         await self._wait_or_fail()
-        return await super().deleted_files()
+        return await super().deleted_files(limit)
 
     async def forget_files(self, file_ids: Collection[FileId]) -> None:
         """Delete the rows of files."""

@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from netra_trio.errors import DatabaseUnusable, StoreUnavailable
 from netra_trio.ids import FileId, UserId
-from netra_trio.stores.files import StoredFile
+from netra_trio.stores.files import DELETED_PAGE, StoredFile
 from netra_trio.stores.sql.files import (
     count_bytes,
     find,
@@ -55,12 +55,12 @@ class FileCalls(ThreadCalls):
         """Return the bytes of all files of a user that are not deleted."""
         return await self.database.read(partial(count_bytes, user_id=user_id))
 
-    async def deleted_files(self) -> Sequence[FileId]:
+    async def deleted_files(self, limit: int = DELETED_PAGE) -> Sequence[FileId]:
         """Return files whose content is to be deleted, oldest first."""
         await self._writes.flush()  # a message that names a file may be queued
         if not await self.database.read(self._is_any_due):
             return []
-        return await self._write_now(self._take_deleted)
+        return await self._write_now(partial(self._take_deleted, limit=limit))
 
     async def forget_files(self, file_ids: Collection[FileId]) -> None:
         """Delete the rows of files whose content is deleted."""
@@ -69,8 +69,8 @@ class FileCalls(ThreadCalls):
     def _is_any_due(self, connection: Connection) -> bool:
         return is_any_due(connection, moment=self._moment(connection))
 
-    def _take_deleted(self, connection: Connection) -> list[FileId]:
-        return take_deleted(connection, moment=self._moment(connection))
+    def _take_deleted(self, connection: Connection, *, limit: int) -> list[FileId]:
+        return take_deleted(connection, moment=self._moment(connection), limit=limit)
 
     def _moment(self, connection: Connection) -> float:
         """Return the earlier of two clocks: one that is ahead must not delete recent files."""

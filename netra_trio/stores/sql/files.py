@@ -35,7 +35,7 @@ from sqlalchemy import (
 )
 
 from netra_trio.ids import FileId, UserId
-from netra_trio.stores.files import DELETED_PAGE, ORPHAN_SECONDS, UNFINISHED_SECONDS, StoredFile
+from netra_trio.stores.files import ORPHAN_SECONDS, UNFINISHED_SECONDS, StoredFile
 from netra_trio.stores.sql.errors import Overtaken
 from netra_trio.stores.sql.rows import Insert
 from netra_trio.stores.sql.schema import exact, files, message_files, messages
@@ -143,16 +143,17 @@ def is_any_due(connection: Connection, *, moment: float) -> bool:
     return connection.scalar(select(files.c.file_id).where(_is_due(moment)).limit(1)) is not None
 
 
-def take_deleted(connection: Connection, *, moment: float) -> list[FileId]:
+def take_deleted(connection: Connection, *, moment: float, limit: int) -> list[FileId]:
     """Delete files that are too old; return those whose content is to be deleted, oldest first.
 
     Args:
         connection: In a transaction.
         moment: Unix seconds.
+        limit: How many, at most.
     """
     due = select(files.c.file_id).where(_is_due(moment)).order_by(files.c.created_at)
     # A locked file is being named, or returned to another node.
-    page = due.limit(DELETED_PAGE).with_for_update(skip_locked=True, key_share=True)
+    page = due.limit(limit).with_for_update(skip_locked=True, key_share=True)
     found = [FileId(file_id) for file_id in connection.scalars(page)]
     if found:
         old = update(files).where(files.c.file_id.in_(found), files.c.state != DELETED)

@@ -28,7 +28,7 @@ from stores.sql_samples import LostAnswers, outcome, wait_until_ready
 
 from netra_trio.errors import DatabaseUnusable, FilesNotFound, NotStorable, StoreUnavailable
 from netra_trio.protocol.messages import RunStatus
-from netra_trio.stores.files import ORPHAN_SECONDS, UNFINISHED_SECONDS, StoredFile
+from netra_trio.stores.files import DELETED_PAGE, ORPHAN_SECONDS, UNFINISHED_SECONDS, StoredFile
 from netra_trio.stores.sql import files as sql_files
 from netra_trio.stores.sql.batch import Batch
 from netra_trio.stores.sql.database import Database
@@ -95,7 +95,7 @@ def naming_work(number: int, file: StoredFile) -> Work:
 
 def taking_work(connection: Connection) -> list[str]:
     """Delete what is too old, as `deleted_files` does."""
-    return list(take_deleted(connection, moment=time.time()))
+    return list(take_deleted(connection, moment=time.time(), limit=DELETED_PAGE))
 
 
 def deleting_work(thread: Any) -> Work:

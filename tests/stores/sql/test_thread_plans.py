@@ -13,7 +13,7 @@ from stores.samples import ALICE, MAIN, NOW, change, end_of, new
 from netra_trio.ids import FileId, MessageId, NodeId, NotificationId, RunId, ThreadId, UserId
 from netra_trio.protocol.messages import HistoryFeedback
 from netra_trio.protocol.rooms import thread_room
-from netra_trio.stores.files import ORPHAN_SECONDS, StoredFile
+from netra_trio.stores.files import DELETED_PAGE, ORPHAN_SECONDS, StoredFile
 from netra_trio.stores.sql import files as sql_files
 from netra_trio.stores.sql import outbox, stops
 from netra_trio.stores.sql import threads as sql_threads
@@ -215,7 +215,9 @@ WORK: dict[str, Work] = {
     "files": partial(sql_files.find, file_ids=[FileId("file-1")]),
     "bytes of files": partial(sql_files.count_bytes, user_id=ALICE),
     "due file": partial(sql_files.is_any_due, moment=NOW),
-    "deleted files": partial(sql_files.take_deleted, moment=NOW + ORPHAN_SECONDS + 5),
+    "deleted files": partial(
+        sql_files.take_deleted, moment=NOW + ORPHAN_SECONDS + 5, limit=DELETED_PAGE
+    ),
     "forget files": partial(sql_files.forget, file_ids=[FileId("file-1"), FileId("file-999")]),
     "old messages": partial(delete_old, older_than=NOW),
     "old keys": forget_deleted,
