@@ -1,9 +1,11 @@
 """Spans of upgrades, resumes, runs and tools, recorded with the SDK of OpenTelemetry."""
 
+import os
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -304,6 +306,15 @@ with exporting({}):
 loaded = [name for name in sys.modules if name.startswith("opentelemetry")]
 assert loaded == [], loaded
 """
+ONE_SPAN = """
+import os
+from netra_trio.telemetry.otlp import exporting
+with exporting(os.environ):
+    from opentelemetry import trace
+    with trace.get_tracer("t").start_as_current_span("one"):
+        pass
+    assert trace.get_tracer_provider().force_flush()
+"""
 
 
 @pytest.mark.parametrize("program", [WITHOUT, OFF], ids=["not installed", "off"])
@@ -345,6 +356,47 @@ def collector() -> Iterator[tuple[str, list[ExportTraceServiceRequest]]]:
             thread.join()
 
 
+def collected_at(url: str) -> dict[str, str]:
+    """Return the variables for a collector."""
+    return {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_EXPORTER_OTLP_COMPRESSION": "none"}
+
+
+def services(received: list[ExportTraceServiceRequest]) -> set[str]:
+    """Return the names of the programs that have sent spans."""
+    return {
+        attribute.value.string_value
+        for request in received
+        for resource in request.resource_spans
+        for attribute in resource.resource.attributes
+        if attribute.key == "service.name"
+    }
+
+
+def spans_of(received: list[ExportTraceServiceRequest]) -> list[Any]:
+    """Return the spans that were received."""
+    return [
+        span
+        for request in list(received)
+        for resource in request.resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+
+
+@pytest.mark.parametrize("name", [None, "mine"])
+def test_the_spans_of_a_program_arrive_under_its_name(name: str | None) -> None:
+    named = {} if name is None else {"OTEL_SERVICE_NAME": name}
+    with collector() as (url, received):
+        subprocess.run(  # noqa: S603
+            [sys.executable, "-c", ONE_SPAN],
+            env={**os.environ, **collected_at(url), **named},
+            check=True,
+            timeout=STARTING,
+        )
+    assert [span.name for span in spans_of(received)] == ["one"]
+    assert services(received) == {name or "netra_trio"}
+
+
 def test_spans_arrive_at_a_collector(tmp_path: Path) -> None:
     write_agents(tmp_path, "async def quick(run): return run.traceparent\n")
 
@@ -357,22 +409,13 @@ def test_spans_arrive_at_a_collector(tmp_path: Path) -> None:
             return str(end["payload"]["result"])
 
     with collector() as (url, received):
-        environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_EXPORTER_OTLP_COMPRESSION": "none"}
+        environ = {**collected_at(url), "OTEL_BSP_SCHEDULE_DELAY": "10"}  # milliseconds
         with serving(tmp_path, "--agent", "outside_agents:quick", **environ) as server:
             result = trio.run(talk, server.url)
-    resources = [resource for request in received for resource in request.resource_spans]
-    names = {
-        attribute.key: attribute.value.string_value
-        for resource in resources
-        for attribute in resource.resource.attributes
-    }
-    assert names["service.name"] == "netra_trio"
-    spans = {
-        span.name: span
-        for resource in resources
-        for scope in resource.scope_spans
-        for span in scope.spans
-    }
+            while len(spans_of(received)) < 2:  # at the exit there is little time to send them
+                time.sleep(0.01)
+    assert services(received) == {"netra_trio"}
+    spans = {span.name: span for span in spans_of(received)}
     assert set(spans) == {OPENING, RUN}
     assert {span.trace_id.hex() for span in spans.values()} == {TRACE_ID}
     assert spans[RUN].parent_span_id == spans[OPENING].span_id
