@@ -59,4 +59,5 @@ async def test_another_node_sends_the_end_of_a_run_whose_node_was_killed(
             run_id: "interrupted" if content == "1000" else "completed"
             for run_id, content in runs.items()
         }
-        assert len(receiver.deliveries) == 3
+        # One for each run; a node that was killed before it had noted an answer has sent one twice.
+        assert len(receiver.accepted) == len(runs)
