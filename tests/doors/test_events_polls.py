@@ -161,6 +161,31 @@ async def test_a_second_poll_ends_the_first(at_once: bool, autojump_clock: MockC
         assert seconds < 1
 
 
+@pytest.mark.parametrize("steps", range(30))
+async def test_a_second_poll_ends_the_first_at_each_of_its_steps(
+    steps: int, autojump_clock: MockClock
+) -> None:
+    async with open_app(doors=EVENTS) as app:
+        poller = Poller(app)
+        await poller.poll()
+        bodies: list[Any] = []
+
+        async def wait() -> None:
+            async with poller.asking() as answer:
+                bodies.append(await answer.json())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            nursery.start_soon(wait)
+            await wait_all_tasks_blocked()
+            assert bodies == [{"frames": []}]
+            assert await poller.send("ping") == 202
+        assert kinds(bodies[-1]["frames"]) == ["pong"]
+        assert trio.current_time() < 1
+
+
 async def test_resumes_hold_one_connection(autojump_clock: MockClock) -> None:
     async with open_app(doors=EVENTS) as app:
         poller, tasks = Poller(app), []
