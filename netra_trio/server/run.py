@@ -71,6 +71,10 @@ async def serve(
         app.terminate = partial(os.kill, os.getpid(), signal.SIGTERM)
         async with trio.open_nursery() as nursery:
             numbers = (signal.SIGTERM,) if is_supervised else SIGNALS
+            if is_supervised:
+                # The handler after the drain: a second signal must not end the process while it
+                # writes its last log lines. The supervisor kills one that does not end.
+                signal.signal(signal.SIGTERM, lambda *_: None)
             drained: trio.Event = await nursery.start(drain_on_signal, drain, watchdog, numbers)
             stack.enter_context(LoopWatchdog(context_of))
             async with app.running(), trio.open_nursery() as serving:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -418,6 +418,17 @@ async def test_a_signal_to_each_process_drains_all(server: Server) -> None:
         assert await trio.to_thread.run_sync(process.wait) == 0
     assert "Traceback" not in process.err.text
     assert len(process.logs("drained")) == 2
+
+
+def test_repeated_signals_do_not_cut_the_end_of_a_worker_short(server: Server) -> None:
+    process = server.process
+    worker, *_ = workers_of(process)
+    while is_alive(worker):
+        with suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGTERM)
+        time.sleep(0.001)
+    process.wait_log("drained")
+    process.wait_log("worker_restarts")
 
 
 def test_ctrl_c_in_a_terminal(tmp_path: Path) -> None:
