@@ -11,6 +11,7 @@ from support.doors import open_app, request
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from netra_trio.agents.run import Run
+from netra_trio.endpoints.doors.runs import ConnectionEnded, RunReader
 from netra_trio.server.application import Application
 
 PATH = "/ag-ui/demo"
@@ -75,6 +76,20 @@ async def test_a_request_is_cancelled_and_sent_again(steps: int, autojump_clock:
         assert (text_of(found), demo.runs) == ("xxx", 1)
         await trio.sleep(WINDOW + 1)
         assert sessions(app) == 0
+
+
+@pytest.mark.parametrize("path", [PATH, f"{PATH}/stop"])
+async def test_no_session_is_left_of_a_connection_that_ends_before_a_run(
+    path: str, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async def request(*_: Any) -> Any:
+        await trio.lowlevel.checkpoint()
+        raise ConnectionEnded(1012)
+
+    monkeypatch.setattr(RunReader, "request", request)
+    async with open_app(agents={"demo": Demo()}, doors=("ag-ui",)) as app:
+        status, _ = await post(app, run_input(), path)
+        assert (status, sessions(app)) == (503, 0)
 
 
 @pytest.mark.parametrize("steps", STEPS)

@@ -5,8 +5,8 @@ A request starts the run of its newest user message, or goes on with a run: that
 run; `POST /ag-ui/{agent}/stop` does. docs/doors-ag-ui.md has the rules.
 """
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -23,7 +23,7 @@ from netra_trio.endpoints.doors.ag_ui_input import (
     read_stop,
 )
 from netra_trio.endpoints.doors.answering import BODY_BYTES, noting, stream_run
-from netra_trio.endpoints.doors.connection import DoorConnection, open_connection
+from netra_trio.endpoints.doors.connection import DoorConnection, open_for_request
 from netra_trio.endpoints.doors.posted_files import DoorFormat, checking, keep
 from netra_trio.endpoints.doors.runs import RunReader, StartedRun
 from netra_trio.endpoints.entrance import Entrance
@@ -94,7 +94,8 @@ class AgUiDoor:
         agent = target_of(call.path, _PATHS["agent"])
         with noting(call, AG_UI) as noted:
             wire = DoorFormat()
-            async with _connection(self._entrance, call, wire) as connection:
+            check = checking(call, wire)
+            async with open_for_request(self._entrance, call.request, check) as connection:
                 run_input = read_input(decode_json(await call.read_body(BODY_BYTES)))
                 place = _place_of(call)
                 request = _Request(call, connection, str(agent), run_input, wire)
@@ -110,8 +111,8 @@ class AgUiDoor:
                 frames = request.runs.events(reading.run)
                 with connection.following(reading.run.run_id):
                     noted.outcome = await stream_run(call.responder, connection, frames, translator)
-                if translator.has_ended or reading.run.is_duplicate:
-                    connection.end_session()  # else it is that of a run which goes on
+                if translator.has_ended:
+                    connection.keeps_session = False
         return None
 
     async def stop(self, call: Call) -> Answer:
@@ -121,24 +122,11 @@ class AgUiDoor:
             Refused: If the request is refused.
         """
         with noting(call, AG_UI):
-            async with _connection(self._entrance, call, DoorFormat()) as connection:
+            check = checking(call, DoorFormat())
+            async with open_for_request(self._entrance, call.request, check) as connection:
                 stop = read_stop(decode_json(await call.read_body(STOP_BYTES)))
                 stopped = await _stop(connection, stop.thread_id, stop.message_id)
-                connection.end_session()
                 return Answer(200, {"stopped": stopped})
-
-
-@asynccontextmanager
-async def _connection(
-    entrance: Entrance, call: Call, wire: DoorFormat
-) -> AsyncIterator[DoorConnection]:
-    """Open a connection for a request; its session ends if the request is refused."""
-    async with open_connection(entrance, call.request, checking(call, wire)) as connection:
-        try:
-            yield connection
-        except Refused:
-            connection.end_session()  # it has no run, and would count for its user
-            raise
 
 
 class _Request:

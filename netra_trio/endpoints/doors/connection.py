@@ -39,6 +39,8 @@ class DoorConnection:
         hello: Its payload.
         session_id: The id of its session.
         user_id: Its user.
+        keeps_session: Whether the session waits for another connection at the end of
+            `open_for_request`, because it has a run that goes on.
     """
 
     def __init__(self, entrance: Entrance, client: MemoryClient, first_frame: bytes) -> None:
@@ -49,6 +51,7 @@ class DoorConnection:
         hello = self.hello
         self.session_id = SessionId(hello["session_id"])
         self.user_id = UserId(hello["user_id"])
+        self.keeps_session = False
         self._taken = self._acknowledged = int(hello["resume"]["last_seq"])
 
     async def send(
@@ -148,6 +151,31 @@ class DoorConnection:
         session = sessions.get(self.session_id)
         if session is not None:
             sessions.close(session, DONE)
+
+
+@asynccontextmanager
+async def open_for_request(
+    entrance: Entrance, request: Request, check: Callable[[], Awaitable[AcceptedUpgrade]]
+) -> AsyncIterator[DoorConnection]:
+    """Open a connection for one request, however that ends.
+
+    Its session ends at the end of the block, unless the connection `keeps_session`: without a run
+    it would count for its user until the resume window is over.
+
+    Args:
+        entrance: Admits it to the node.
+        request: The request.
+        check: Checks the request.
+
+    Raises:
+        Refused: If the server refuses the connection.
+    """
+    async with open_connection(entrance, request, check) as connection:
+        try:
+            yield connection
+        finally:
+            if not connection.keeps_session:
+                connection.end_session()
 
 
 @asynccontextmanager

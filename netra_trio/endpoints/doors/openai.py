@@ -22,7 +22,7 @@ from netra_trio.endpoints.doors.answering import (
     noting,
     stream_run,
 )
-from netra_trio.endpoints.doors.connection import DoorConnection, open_connection
+from netra_trio.endpoints.doors.connection import DoorConnection, open_for_request
 from netra_trio.endpoints.doors.openai_answer import (
     QUOTA,
     ChatCompletion,
@@ -93,8 +93,7 @@ class _Door:
     async def _complete(self, call: Call) -> _Answered:
         wire = DoorFormat()
         check = checking(call, wire)
-        async with open_connection(self._entrance, call.request, check) as connection:
-            goes_on = False  # whether the session stays, because its run does not need its client
+        async with open_for_request(self._entrance, call.request, check) as connection:
             try:
                 key, thread_id = _key(call.request), _thread_id(call.request)
                 body = decode_json(await call.read_body(BODY_BYTES))
@@ -109,9 +108,7 @@ class _Door:
                     ),
                 }
                 runs = RunReader(connection)
-                goes_on = key is not None
-                started = await runs.start(message, key)
-                goes_on = goes_on and not started.is_duplicate
+                started = await runs.start(message, key, goes_on=key is not None)
                 reply = _new_reply(request, started.run_id, call)
                 events = runs.events(started)
                 answer: Answer | None = None
@@ -123,13 +120,11 @@ class _Door:
                 if reply.is_asking:
                     with suppress(ConnectionEnded):  # its end is not waited for
                         await runs.stop(started.run_id)
-                goes_on = goes_on and not reply.is_complete
+                if reply.is_complete:
+                    connection.keeps_session = False
             except Refused:
-                goes_on = False
+                connection.keeps_session = False
                 raise
-            finally:
-                if not goes_on:
-                    connection.end_session()
         return (None if outcome is DoorOutcome.LEFT else answer), outcome
 
 

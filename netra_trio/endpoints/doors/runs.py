@@ -114,24 +114,35 @@ class RunReader:
         self._connection = connection
         self._early: deque[Frame] = deque()  # events that came before the reply to a request
 
-    async def start(self, message: Mapping[str, Any], key: str | None = None) -> StartedRun:
+    async def start(
+        self, message: Mapping[str, Any], key: str | None = None, *, goes_on: bool = True
+    ) -> StartedRun:
         """Send a `user_message`, and wait for its confirmation.
 
         Args:
             message: The payload.
             key: Its correlation id, so that a repeated message starts no second run.
+            goes_on: Whether a new run goes on without its client: then the connection keeps its
+                session, also if it ends before the confirmation.
 
         Raises:
             Refused: The server refused the message.
             ConnectionEnded: The connection has ended.
         """
-        reply = await self.request("user_message", dict(message), MessageConfirmed.TYPE, key)
+        self._connection.keeps_session = goes_on
+        try:
+            reply = await self.request("user_message", dict(message), MessageConfirmed.TYPE, key)
+        except Refused:
+            self._connection.keeps_session = False
+            raise
         payload = reply["payload"]
+        is_duplicate = payload["status"] == Confirmation.DUPLICATE
+        self._connection.keeps_session = goes_on and not is_duplicate
         return StartedRun(
             payload["run_id"],
             payload["message_id"],
             payload["thread_id"],
-            payload["status"] == Confirmation.DUPLICATE,
+            is_duplicate,
             payload.get("run_status"),
         )
 

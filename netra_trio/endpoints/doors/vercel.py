@@ -13,7 +13,7 @@ from attrs import define
 from netra_trio.endpoints.answer import Answer, refusal
 from netra_trio.endpoints.call import Call, Endpoint, decode_json
 from netra_trio.endpoints.doors.answering import BODY_BYTES, noting, stream_run
-from netra_trio.endpoints.doors.connection import DoorConnection, open_connection
+from netra_trio.endpoints.doors.connection import DoorConnection, open_for_request
 from netra_trio.endpoints.doors.posted_files import DoorFormat, checking, keep
 from netra_trio.endpoints.doors.runs import Frame, RunReader, StartedRun
 from netra_trio.endpoints.doors.vercel_request import (
@@ -69,7 +69,6 @@ class _Visit:
         runs: Reads runs over the connection.
         wire: The format of its messages.
         outcome: How it was answered.
-        owns_run: Whether the session of the connection has a run that has not ended.
     """
 
     call: Call
@@ -77,7 +76,6 @@ class _Visit:
     runs: RunReader
     wire: DoorFormat
     outcome: DoorOutcome = DoorOutcome.COMPLETED
-    owns_run: bool = False
 
     async def answer(
         self,
@@ -89,12 +87,12 @@ class _Visit:
         before: Sequence[Frame] = (),
     ) -> None:
         """Stream the events of a run, behind others; see `RunReader.events`."""
-        self.owns_run = not run.is_duplicate
         with self.connection.following(run.run_id):
             frames = _behind(before, self.runs.events(run, listed=listed, after=after))
             responder = self.call.responder
             self.outcome = await stream_run(responder, self.connection, frames, translator)
-        self.owns_run = self.owns_run and not translator.has_ended
+        if translator.has_ended:
+            self.connection.keeps_session = False
 
 
 async def _behind(
@@ -143,16 +141,11 @@ class _Door:
 
     @asynccontextmanager
     async def _visit(self, call: Call) -> AsyncIterator[_Visit]:
-        """Open a connection for a request; its session ends with it unless it has a run."""
+        """Open a connection for a request."""
         wire = DoorFormat()
         check = checking(call, wire)
-        async with open_connection(self._entrance, call.request, check) as connection:
-            visit = _Visit(call, connection, RunReader(connection), wire)
-            try:
-                yield visit
-            finally:
-                if not visit.owns_run:
-                    connection.end_session()
+        async with open_for_request(self._entrance, call.request, check) as connection:
+            yield _Visit(call, connection, RunReader(connection), wire)
 
 
 async def _chat(visit: _Visit) -> Answer | None:
@@ -162,12 +155,7 @@ async def _chat(visit: _Visit) -> Answer | None:
         return None
     _check(visit, chat, chat.said)
     files = await keep(visit.call.services, visit.connection.user_id, chat.said.files, visit.wire)
-    visit.owns_run = True  # also if the connection ends between the message and its confirmation
-    try:
-        run = await _begin(visit.runs, chat, chat.said, files)
-    except Refused:
-        visit.owns_run = False
-        raise
+    run = await _begin(visit.runs, chat, chat.said, files)
     await visit.answer(run, UIMessageStream(run.run_id, run.thread_id))
     return None
 
