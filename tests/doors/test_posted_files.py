@@ -213,13 +213,14 @@ async def test_an_agent_gets_the_files_of_a_posted_message(door: str) -> None:
     async with open_app(agents={"digest": digest}) as app:
         status, first = await answer_of(app, door, "m-1", URL)
         assert (status, FOUND in first) == (200, True)
-        # The same message again is a duplicate, although its file is stored again.
+        # The same message again is a duplicate, and its file is not stored again.
+        store = app.node.services.store
         status, again = await answer_of(app, door, "m-1", URL)
         assert (status, FOUND in again) == (200, True)
+        assert await store.count_file_bytes(UserId("alice")) == len(PNG)
         status, other = await answer_of(app, door, "m-2", URL, "data:;base64,AAAA")
         assert (status, "False" in other) == (200, True)
         # An address names a file that the user has uploaded.
-        store = app.node.services.store
         page = await store.history(UserId("alice"), ThreadId(_thread(door)), limit=9)
         if page is not None:
             [file_id] = page[0][0].attachments or ()

@@ -5,7 +5,7 @@ A request starts the run of its newest user message, or goes on with a run: that
 run; `POST /ag-ui/{agent}/stop` does. docs/doors-ag-ui.md has the rules.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -24,10 +24,16 @@ from netra_trio.endpoints.doors.ag_ui_input import (
 )
 from netra_trio.endpoints.doors.answering import BODY_BYTES, noting, stream_run
 from netra_trio.endpoints.doors.connection import DoorConnection, open_for_request
-from netra_trio.endpoints.doors.posted_files import DoorFormat, checking, keep
+from netra_trio.endpoints.doors.posted_files import (
+    DoorFormat,
+    attachments_of,
+    checking,
+    store_files,
+)
 from netra_trio.endpoints.doors.runs import RunReader, StartedRun
 from netra_trio.endpoints.entrance import Entrance
 from netra_trio.endpoints.paths import target_of
+from netra_trio.ids import FileId
 from netra_trio.protocol.codec import too_large
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.doors import AG_UI, DOOR_PATHS
@@ -188,13 +194,15 @@ class _Request:
         key = self._input.message_id
         if key is not None and message.get("correlation_id") == key:
             with suppress(Refused):  # the text may be another one
-                return await self._send(self._payload, key)
+                return await self._send(self._payload, key, attachments_of(message))
         return StartedRun.of_message(message, self._input.thread_id)
 
-    async def _send(self, payload: dict[str, Any], key: str | None) -> StartedRun:
-        """Store the files of the message, and start its run."""
-        connection = self._connection
-        files = await keep(self._services, connection.user_id, self._input.files, self._wire)
+    async def _send(
+        self, payload: dict[str, Any], key: str | None, known: Sequence[FileId]
+    ) -> StartedRun:
+        """Store the files of the message, except the known ones, and start its run."""
+        user_id, posted = self._connection.user_id, self._input.files
+        files = await store_files(self._services, user_id, posted, self._wire, known=known)
         return await self.runs.start({**payload, "attachments": files}, key)
 
     @property
@@ -224,8 +232,9 @@ class _Request:
         known = [each for each in listed if run_input.is_message(each)]
         payload = self._payload
         key = run_input.message_id
-        if known:
-            newest, again = known[-1], run_input.regenerated_key
+        newest = known[-1] if known else None
+        if newest is not None:
+            again = run_input.regenerated_key
             its_key = newest["correlation_id"]
             if (its_key not in {key, again} and not run_input.regenerates) or its_key == again:
                 return StartedRun.of_message(newest, run_input.thread_id)
@@ -235,7 +244,7 @@ class _Request:
             _check_no_interrupt(listed)
         self._check_size(len(run_input.text.encode()))
         try:
-            return await self._send(payload, key)
+            return await self._send(payload, key, attachments_of(newest))
         except Refused as refused:
             raise self._at_input(refused) from None
 

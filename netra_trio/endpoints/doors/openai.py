@@ -8,7 +8,7 @@ gets the same answer.
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import trio
 
@@ -31,7 +31,13 @@ from netra_trio.endpoints.doors.openai_answer import (
     error_of,
 )
 from netra_trio.endpoints.doors.openai_request import ChatRequest, read_request
-from netra_trio.endpoints.doors.posted_files import DoorFormat, checking, keep
+from netra_trio.endpoints.doors.posted_files import (
+    DoorFormat,
+    attachments_of,
+    checking,
+    have_content,
+    store_files,
+)
 from netra_trio.endpoints.doors.runs import ConnectionEnded, Frame, RunReader
 from netra_trio.endpoints.entrance import Entrance
 from netra_trio.endpoints.request import Request
@@ -99,15 +105,20 @@ class _Door:
                 body = decode_json(await call.read_body(BODY_BYTES))
                 request = read_request(body, call.services.wall_clock())
                 wire.history = request.history
+                thread_id = thread_id or unlisted_thread_id(key)
+                runs = RunReader(connection)
+                known = None
+                if key is not None and have_content(request.files):
+                    known = await _find(runs, thread_id, key)
+                user_id, files = connection.user_id, request.files
                 message = {
                     "content": request.content,
                     "agent": request.model,
-                    "thread_id": thread_id or unlisted_thread_id(key),
-                    "attachments": await keep(
-                        call.services, connection.user_id, request.files, wire
+                    "thread_id": thread_id,
+                    "attachments": await store_files(
+                        call.services, user_id, files, wire, known=attachments_of(known)
                     ),
                 }
-                runs = RunReader(connection)
                 started = await runs.start(message, key, goes_on=key is not None)
                 reply = _new_reply(request, started.run_id, call)
                 events = runs.events(started)
@@ -151,6 +162,17 @@ def _error_answer(error: ChatError, headers: dict[str, str]) -> Answer:
     elif error.status in _RETRIED:
         headers.setdefault("retry-after", RETRY_SECONDS)
     return Answer(error.status, error.body, headers)
+
+
+async def _find(runs: RunReader, thread_id: str, key: str) -> Mapping[str, Any] | None:
+    """Return the message with a key, if it is one of the newest of its thread."""
+    try:
+        page = await runs.history(thread_id)
+    except Refused as refused:
+        if refused.problem.code == ErrorCode.THREAD_NOT_FOUND:
+            return None
+        raise
+    return next((each for each in page["messages"] if each.get("correlation_id") == key), None)
 
 
 def _new_reply(request: ChatRequest, run_id: str, call: Call) -> ChatStream | ChatCompletion:

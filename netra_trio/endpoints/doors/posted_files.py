@@ -15,9 +15,9 @@ has to name a file of the user. The server fetches nothing.
 import re
 from base64 import b64decode
 from binascii import Error
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import sha256
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import attrs
@@ -137,10 +137,33 @@ def checking(call: Call, wire: DoorFormat) -> Callable[[], Awaitable[AcceptedUpg
     return check
 
 
-async def keep(
-    services: Services, user_id: UserId, files: Sequence[PostedFile], wire: DoorFormat
+def have_content(files: Sequence[PostedFile]) -> bool:
+    """Return whether some of the files were posted with their content."""
+    return any(file.file_id is None for file in files)
+
+
+def attachments_of(message: Mapping[str, Any] | None) -> list[FileId]:
+    """Return the files of a message of the history."""
+    return [] if message is None else [FileId(each) for each in message.get("attachments", ())]
+
+
+async def store_files(
+    services: Services,
+    user_id: UserId,
+    files: Sequence[PostedFile],
+    wire: DoorFormat,
+    *,
+    known: Sequence[FileId] = (),
 ) -> list[FileId]:
     """Store the files of a message that are not stored yet; return the ids of all, each once.
+
+    Args:
+        services: The services of the node.
+        user_id: The user.
+        files: The files that were posted.
+        wire: Gets their digests.
+        known: The files of the same message, if it was posted before: those with equal content are
+            used again.
 
     Raises:
         Refused: Also VALIDATION_ERROR, MESSAGE_TOO_LARGE, QUEUE_FULL, RATE_LIMIT_EXCEEDED or
@@ -151,7 +174,15 @@ async def keep(
         text = f"$.messages: expected at most {ATTACHMENTS} files in a message, got {len(wanted)}"
         raise Refused(problem(ErrorCode.VALIDATION_ERROR, text))
     wire.digests = tuple(wanted)
-    return [file.file_id or await _store(services, user_id, file) for file in wanted.values()]
+    stored: dict[str, FileId] = {}
+    if known and have_content(files):
+        with refusing():
+            found = await services.store.find_files(user_id, known)
+        stored = {file.sha256: file.file_id for file in found}
+    return [
+        file.file_id or stored.get(digest) or await _store(services, user_id, file)
+        for digest, file in wanted.items()
+    ]
 
 
 async def _store(services: Services, user_id: UserId, file: PostedFile) -> FileId:

@@ -14,7 +14,13 @@ from netra_trio.endpoints.answer import Answer, refusal
 from netra_trio.endpoints.call import Call, Endpoint, decode_json
 from netra_trio.endpoints.doors.answering import BODY_BYTES, noting, stream_run
 from netra_trio.endpoints.doors.connection import DoorConnection, open_for_request
-from netra_trio.endpoints.doors.posted_files import DoorFormat, checking, keep
+from netra_trio.endpoints.doors.posted_files import (
+    DoorFormat,
+    attachments_of,
+    checking,
+    have_content,
+    store_files,
+)
 from netra_trio.endpoints.doors.runs import Frame, RunReader, StartedRun
 from netra_trio.endpoints.doors.vercel_request import (
     Chat,
@@ -26,7 +32,6 @@ from netra_trio.endpoints.doors.vercel_request import (
 from netra_trio.endpoints.doors.vercel_stream import ClosedQuestion, UIMessageStream
 from netra_trio.endpoints.entrance import Entrance
 from netra_trio.endpoints.paths import target_of
-from netra_trio.ids import FileId
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.doors import DOOR_PATHS, VERCEL
 from netra_trio.protocol.fields import CORRELATION_ID_CHARACTERS
@@ -154,8 +159,7 @@ async def _chat(visit: _Visit) -> Answer | None:
         await _continue(visit, chat)
         return None
     _check(visit, chat, chat.said)
-    files = await keep(visit.call.services, visit.connection.user_id, chat.said.files, visit.wire)
-    run = await _begin(visit.runs, chat, chat.said, files)
+    run = await _begin(visit, chat, chat.said)
     await visit.answer(run, UIMessageStream(run.run_id, run.thread_id))
     return None
 
@@ -206,29 +210,35 @@ def _check(visit: _Visit, chat: Chat, said: Said) -> None:
         raise Refused(problem(ErrorCode.MESSAGE_TOO_LARGE, text))
 
 
-async def _begin(runs: RunReader, chat: Chat, said: Said, files: Sequence[FileId]) -> StartedRun:
+async def _begin(visit: _Visit, chat: Chat, said: Said) -> StartedRun:
     """Start the run of a message, or return the one that it has started before."""
-    message: dict[str, Any] = {
-        "content": said.text,
-        "thread_id": chat.chat_id,
-        "attachments": files,
-    }
+    runs = visit.runs
+    message: dict[str, Any] = {"content": said.text, "thread_id": chat.chat_id}
     if chat.agent is not None:
         message["agent"] = chat.agent
-    if said.target is None and not said.regenerates:
-        return await runs.start(message, said.message_id)
-    known = await _find(runs, chat.chat_id, said.message_id)
-    replaced = known
+    is_plain = said.target is None and not said.regenerates
+    known = replaced = None
+    if not is_plain or have_content(said.files):
+        known = await _find(runs, chat.chat_id, said.message_id)
+    if not is_plain:
+        replaced = known
     if known is None and said.target is not None and not said.regenerates:
         replaced = await _find(runs, chat.chat_id, said.target)
-    if replaced is None:
-        return await runs.start(message, said.message_id)
-    key = _key(said, replaced)
-    if known is not None and _is_sent_again(said, known, key):
-        return StartedRun.of_message(known, chat.chat_id)
-    message["replaces"] = replaced["message_id"]
-    if replaced["run"]["status"] != RunStatus.QUEUED:
-        message["on_busy"] = OnBusy.INTERRUPT  # its run is for a message that is gone
+    key = said.message_id
+    if replaced is not None:
+        key = _key(said, replaced)
+        if known is not None and _is_sent_again(said, known, key):
+            return StartedRun.of_message(known, chat.chat_id)
+        message["replaces"] = replaced["message_id"]
+        if replaced["run"]["status"] != RunStatus.QUEUED:
+            message["on_busy"] = OnBusy.INTERRUPT  # its run is for a message that is gone
+    message["attachments"] = await store_files(
+        visit.call.services,
+        visit.connection.user_id,
+        said.files,
+        visit.wire,
+        known=attachments_of(known or replaced),
+    )
     return await runs.start(message, key)
 
 
