@@ -21,6 +21,7 @@ from netra_trio.files.rate import UPLOADS
 from netra_trio.ids import UserId
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.problem import Refused, problem, rate_limited, store_unavailable
+from netra_trio.services import Services
 from netra_trio.stores.files import StoredFile
 from netra_trio.telemetry.events import FileUploaded, UploadRefused
 
@@ -73,10 +74,7 @@ class Uploads:
     async def _store(self, call: Call, user_id: UserId) -> StoredFile:
         services = call.services
         # An upload counts from here on, also if it fails: its body has to be read.
-        wait = await services.upload_rate.take(user_id)
-        if wait:
-            text = f"Too many uploads: a user may upload {UPLOADS} files a minute."
-            raise Refused(rate_limited(text, wait))
+        await count_upload(services, user_id)
         boundary = boundary_of(call.request)
         _check_head(call, services.settings.files_max_bytes, is_form=boundary is not None)
         with self._place(user_id), refusing():
@@ -110,6 +108,18 @@ class Uploads:
             self._at_work[user_id] -= 1
             if not self._at_work[user_id]:
                 del self._at_work[user_id]
+
+
+async def count_upload(services: Services, user_id: UserId) -> None:
+    """Count an upload of a user.
+
+    Raises:
+        Refused: RATE_LIMIT_EXCEEDED.
+    """
+    wait = await services.upload_rate.take(user_id)
+    if wait:
+        text = f"Too many uploads: a user may upload {UPLOADS} files a minute."
+        raise Refused(rate_limited(text, wait))
 
 
 def _check_head(call: Call, limit: int, *, is_form: bool) -> None:

@@ -2,12 +2,19 @@
 
 import errno
 import os
+import secrets
 import stat
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
 
 SPOOL_PREFIX = "upload-"  # of the names of temporary files
+
+
+def new_temporary() -> Path:
+    """Return the path of a temporary folder, which does not exist yet."""
+    return Path(tempfile.gettempdir()) / f"netra-trio-{secrets.token_hex(8)}"
 
 
 def make_private(folder: Path) -> None:

@@ -324,8 +324,8 @@ METRICS: tuple[Metric, ...] = (
         "counter",
         "files",
         "uploads_total",
-        "Uploads of files by outcome: refused ones are faults of the client, failed ones of the "
-        "server or of what it depends on",
+        "Uploads of files over HTTP by outcome: refused ones are faults of the client, failed ones "
+        "of the server or of what it depends on",
         lambda m, _: m.uploads,
         "outcome",
     ),
@@ -333,7 +333,7 @@ METRICS: tuple[Metric, ...] = (
         "counter",
         "files",
         "file_bytes_total",
-        "Bytes of files that were stored, and that were sent to clients",
+        "Bytes of files that clients have uploaded and downloaded over HTTP",
         lambda m, _: m.file_bytes,
         "direction",
     ),

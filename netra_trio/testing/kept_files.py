@@ -5,21 +5,18 @@ async with storage.hold():
     ...
 """
 
-import secrets
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
 
 from netra_trio.files.folder import FolderStorage
+from netra_trio.files.folders import new_temporary
 
 
 class KeptFolder(FolderStorage):
     """A temporary folder; its files are read and written without threads."""
 
     def __init__(self) -> None:
-        folder = Path(tempfile.gettempdir()) / f"netra-trio-{secrets.token_hex(8)}"
-        super().__init__(folder, is_temporary=True)
+        super().__init__(new_temporary(), is_temporary=True)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:

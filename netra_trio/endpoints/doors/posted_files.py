@@ -26,16 +26,15 @@ from attrs import define
 
 from netra_trio.endpoints.call import Call
 from netra_trio.endpoints.checks import AcceptedUpgrade, check_door
-from netra_trio.endpoints.uploads import refusing
+from netra_trio.endpoints.uploads import count_upload, refusing
 from netra_trio.files.chunks import chunks_of
-from netra_trio.files.rate import UPLOADS
 from netra_trio.ids import FileId, UserId
 from netra_trio.protocol import codec
 from netra_trio.protocol.codes import ErrorCode
 from netra_trio.protocol.fields import ATTACHMENTS
 from netra_trio.protocol.messages import HistoryMessage, UserMessage
 from netra_trio.protocol.posted import DoorMessage, PostedMessage
-from netra_trio.protocol.problem import Refused, problem, rate_limited
+from netra_trio.protocol.problem import Refused, problem
 from netra_trio.protocol.wire_format import JSON_ACKNOWLEDGING
 from netra_trio.services import Services
 from netra_trio.values import frozen
@@ -186,10 +185,7 @@ async def store_files(
 
 
 async def _store(services: Services, user_id: UserId, file: PostedFile) -> FileId:
-    wait = await services.upload_rate.take(user_id)
-    if wait:
-        text = f"Too many uploads: a user may upload {UPLOADS} files a minute."
-        raise Refused(rate_limited(text, wait))
+    await count_upload(services, user_id)
     with refusing():
         chunks = chunks_of(file.data or b"")
         return (await services.files.upload(user_id, chunks, name=file.name)).file_id
