@@ -181,13 +181,20 @@ class Sessions:
         Its resume window begins when the last such client has left.
         """
         self._followers[session_id] += 1
+        self._note_followed(session_id)
         try:
             yield
         finally:
             self._followers[session_id] -= 1
             if not self._followers[session_id]:
                 del self._followers[session_id]
+                self._note_followed(session_id)
                 self._restart_window(session_id)
+
+    def _note_followed(self, session_id: SessionId) -> None:
+        session = self._all.get(session_id)
+        if session is not None:
+            session.events.note_followed(session_id in self._followers)
 
     def _restart_window(self, session_id: SessionId) -> None:
         if self._detached.pop(session_id, None) is not None:

@@ -65,6 +65,8 @@ class EventStream:
         "_times",
         "_transcript",
         "_wall_clock",
+        "_is_followed",
+        "_is_unread",
         "acknowledging",
         "has_room",
     )
@@ -92,6 +94,7 @@ class EventStream:
         self._feed: EventFeed | None = None
         self._replica: Replica | None = None
         self._room_freed: trio.Event | None = None  # set when events leave the log, if a run waits
+        self._is_unread = self._is_followed = False
 
     # For the session and its runs.
 
@@ -102,6 +105,20 @@ class EventStream:
         self._log = NoLog()
         self.has_room = self._log.has_room
         self._transcript = None
+        self._wake_agents()
+
+    def note_unread(self) -> None:
+        """Note that no client will resume the session: see `note_followed`."""
+        self._is_unread = True
+        self._wake_agents()
+
+    def note_followed(self, is_followed: bool) -> None:
+        """Note whether a client reads the run elsewhere, in the room of its thread.
+
+        Then the run does not wait for a client of the session that cannot come: without a
+        connection a full log drops its events.
+        """
+        self._is_followed = is_followed
         self._wake_agents()
 
     def reserve(self) -> bool:
@@ -150,6 +167,9 @@ class EventStream:
             self._log.merge()
             if self._feed is not None:
                 self._feed.merges = True
+            if self._is_unread and self._is_followed and self._feed is None:
+                self._log.take(max_bytes=maxsize, merge=False, before=self._held_from)
+                self._on_removed(self._log.acknowledge(self._log.written))
             if self._log.has_room(size):
                 return
             if self._room_freed is None:
@@ -342,6 +362,8 @@ class EventStream:
         """Wake the writer, because events are no longer held."""
         if self._feed is not None:
             self._feed.wake()
+        if self._is_unread:
+            self._wake_agents()
 
     def restore(
         self, copy: LogCopy, last_seq: int, *, is_whole: bool

@@ -152,6 +152,15 @@ class DoorConnection:
         if session is not None:
             sessions.close(session, DONE)
 
+    def note_unread(self) -> None:
+        """Note that no client will resume the session, if it is one of this node.
+
+        Another request may read its run, in its thread.
+        """
+        session = self._entrance.node.sessions.get(self.session_id)
+        if session is not None:
+            session.events.note_unread()
+
 
 @asynccontextmanager
 async def open_for_request(
@@ -170,12 +179,17 @@ async def open_for_request(
     Raises:
         Refused: If the server refuses the connection.
     """
-    async with open_connection(entrance, request, check) as connection:
-        try:
-            yield connection
-        finally:
-            if not connection.keeps_session:
-                connection.end_session()
+    connection = None
+    try:
+        async with open_connection(entrance, request, check) as connection:
+            try:
+                yield connection
+            finally:
+                if not connection.keeps_session:
+                    connection.end_session()
+    finally:
+        if connection is not None:
+            connection.note_unread()
 
 
 @asynccontextmanager

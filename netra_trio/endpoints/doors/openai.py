@@ -123,11 +123,12 @@ class _Door:
                 reply = _new_reply(request, started.run_id, call)
                 events = runs.events(started)
                 answer: Answer | None = None
-                if isinstance(reply, ChatStream):
-                    outcome = await stream_run(call.responder, connection, events, reply)
-                else:
-                    outcome, error = await _collect(call, connection, events, reply)
-                    answer = _whole(reply, error, is_repeatable=key is not None)
+                with connection.following(started.run_id):
+                    if isinstance(reply, ChatStream):
+                        outcome = await stream_run(call.responder, connection, events, reply)
+                    else:
+                        outcome, error = await _collect(call, connection, events, reply)
+                        answer = _whole(reply, error, is_repeatable=key is not None)
                 if reply.is_asking:
                     with suppress(ConnectionEnded):  # its end is not waited for
                         await runs.stop(started.run_id)

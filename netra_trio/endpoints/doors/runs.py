@@ -42,9 +42,11 @@ from netra_trio.protocol.messages import (
 )
 from netra_trio.protocol.problem import Refused, problem
 from netra_trio.protocol.rooms import RoomGap, RoomJoined, RoomLeft
+from netra_trio.stores.threads import UNFINISHED
 
 ROOM_EVENT = "room_event"
 STOP_SECONDS = 5.0  # that a stop waits for the ends of the runs
+UNKNOWN_SECONDS = 1.0  # until a run is looked up again that no node lists, and that has not ended
 HISTORY_PAGES = 5  # of 100 messages, in which a message or a run is looked up
 ERROR = "error"
 QUESTION_CLOSED = "question_closed"  # stands for a question of a listed run that is not open
@@ -213,7 +215,14 @@ class RunReader:
                 listed = await self.watch(thread_id)
             state = next((each for each in listed if each["run_id"] == run_id), None)
             if state is None:
-                for frame in await self._ended(thread_id, run_id, sent, after):
+                ended = await self._ended(thread_id, run_id, sent, after)
+                if ended is None:
+                    for frame in self._early_of_connection():
+                        yield frame
+                    await trio.sleep(UNKNOWN_SECONDS)
+                    listed = None
+                    continue
+                for frame in ended:
                     yield frame
                 return
             for frame in _news(state, sent, after):
@@ -364,6 +373,12 @@ class RunReader:
             raise _refusal(frame["payload"])
         return frame
 
+    def _early_of_connection(self) -> list[Frame]:
+        """Take the frames that are of no run out of those that came early."""
+        early = self._early
+        self._early = deque(frame for frame in early if frame["type"] not in _OF_CONNECTION)
+        return [frame for frame in early if frame["type"] in _OF_CONNECTION]
+
     async def _own_events(self, run_id: str) -> AsyncGenerator[Frame, None]:
         while True:
             frame = await self._next()
@@ -390,8 +405,12 @@ class RunReader:
 
     async def _ended(
         self, thread_id: str, run_id: str, sent: _Sent, after: str | None
-    ) -> list[Frame]:
-        """Return the rest of a run that has ended, from the history of its thread."""
+    ) -> list[Frame] | None:
+        """Return the rest of a run that has ended, from the history of its thread.
+
+        Returns:
+            None if it has not ended: its node does not answer now, or it moves to another one.
+        """
 
         def of_run(message: Mapping[str, Any]) -> Mapping[str, Any] | None:
             return message if message.get("run", {}).get("run_id") == run_id else None
@@ -399,6 +418,8 @@ class RunReader:
         unknown = {"run": {"run_id": run_id, "status": RunStatus.INTERRUPTED}}
         found = await self.search(thread_id, of_run) or unknown
         run = found["run"]
+        if run["status"] in UNFINISHED:
+            return None
         state = {
             "run_id": run_id,
             "status": RunStatus.RUNNING,
