@@ -59,14 +59,14 @@ class EventStream:
 
     __slots__ = (
         "_feed",
+        "_is_followed",
+        "_is_unread",
         "_log",
         "_replica",
         "_room_freed",
         "_times",
         "_transcript",
         "_wall_clock",
-        "_is_followed",
-        "_is_unread",
         "acknowledging",
         "has_room",
     )

@@ -116,3 +116,33 @@ async def test_a_run_that_no_node_lists_has_not_ended(
         check_whole(await read_again(app, door))
         assert len(calls) == 4
         assert 2 < calls[-1] - calls[0] < 5
+
+
+async def test_the_chat_of_such_a_run_is_read_and_stopped(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async def without_runs(self: RunReader, thread_id: str) -> list[Any]:
+        await watch(self, thread_id)
+        return []
+
+    watch: Callable[..., Any] = RunReader.watch
+    async with open_app(agents={"count": count}) as app:
+        await cut(app, VERCEL)
+        monkeypatch.setattr(RunReader, "watch", without_runs)
+        async with trio.open_nursery() as nursery:
+            texts: list[str] = []
+
+            async def read() -> None:
+                async with request(app, "GET", f"{VERCEL}/t/stream") as answer:
+                    assert answer.status == 200
+                    texts.append(await answer.text())
+
+            nursery.start_soon(read)
+            await trio.sleep(2.5)
+            async with request(app, "POST", f"{VERCEL}/t/stop") as answer:
+                assert await answer.json() == {"stopped": 1}
+        assert '"abort"' in texts[0]
+        async with request(app, "GET", f"{VERCEL}/t/stream") as answer:
+            assert answer.status == 204
+        async with request(app, "POST", f"{VERCEL}/t/stop") as answer:
+            assert await answer.json() == {"stopped": 0}

@@ -30,7 +30,7 @@ from netra_trio.endpoints.doors.posted_files import (
     checking,
     store_files,
 )
-from netra_trio.endpoints.doors.runs import RunReader, StartedRun
+from netra_trio.endpoints.doors.runs import NEWEST, RunReader, StartedRun
 from netra_trio.endpoints.entrance import Entrance
 from netra_trio.endpoints.paths import target_of
 from netra_trio.ids import FileId
@@ -43,7 +43,6 @@ from netra_trio.protocol.problem import Refused, problem
 from netra_trio.stores.threads import UNFINISHED
 
 STOP_BYTES = 16 * 1024
-NEWEST = 20  # messages of a thread among which one may have a run that asks
 
 _PATHS = DOOR_PATHS[AG_UI]
 

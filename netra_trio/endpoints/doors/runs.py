@@ -47,6 +47,7 @@ from netra_trio.stores.threads import UNFINISHED
 ROOM_EVENT = "room_event"
 STOP_SECONDS = 5.0  # that a stop waits for the ends of the runs
 UNKNOWN_SECONDS = 1.0  # until a run is looked up again that no node lists, and that has not ended
+NEWEST = 20  # messages of a thread, among which are those whose runs have not ended
 HISTORY_PAGES = 5  # of 100 messages, in which a message or a run is looked up
 ERROR = "error"
 QUESTION_CLOSED = "question_closed"  # stands for a question of a listed run that is not open

@@ -21,7 +21,7 @@ from netra_trio.endpoints.doors.posted_files import (
     have_content,
     store_files,
 )
-from netra_trio.endpoints.doors.runs import Frame, RunReader, StartedRun
+from netra_trio.endpoints.doors.runs import NEWEST, Frame, RunReader, StartedRun
 from netra_trio.endpoints.doors.vercel_request import (
     Chat,
     Given,
@@ -174,6 +174,8 @@ async def _stream(visit: _Visit) -> Answer | None:
         run = StartedRun(last["run_id"], last["message_id"], chat_id, True, last["status"])
     elif wanted and (found := await _find(visit.runs, chat_id, wanted)) is not None:
         run = StartedRun.of_message(found, chat_id)
+    elif unlisted := await _unlisted(visit.runs, chat_id):
+        run = StartedRun.of_message(unlisted[-1], chat_id)
     if run is None:
         return Answer(204)
     translator = UIMessageStream(run.run_id, chat_id)
@@ -185,9 +187,11 @@ async def _stream(visit: _Visit) -> Answer | None:
 
 async def _stop(visit: _Visit) -> Answer:
     chat_id = _chat_id(visit.call, _PATHS["stop"])
-    listed = await _unfinished(visit.runs, chat_id)
-    await visit.runs.stop_all(chat_id, [each["run_id"] for each in listed])
-    return Answer(200, {"stopped": len(listed)})
+    run_ids = [each["run_id"] for each in await _unfinished(visit.runs, chat_id)]
+    if not run_ids:
+        run_ids = [each["run"]["run_id"] for each in await _unlisted(visit.runs, chat_id)]
+    await visit.runs.stop_all(chat_id, run_ids)
+    return Answer(200, {"stopped": len(run_ids)})
 
 
 def _chat_id(call: Call, pattern: str) -> str:
@@ -358,6 +362,24 @@ async def _unfinished(runs: RunReader, chat_id: str) -> Listed:
         if refused.problem.code is ErrorCode.THREAD_NOT_FOUND:
             return []
         raise
+
+
+async def _unlisted(runs: RunReader, chat_id: str) -> Listed:
+    """Return the newest messages whose runs have not ended, although no node lists them.
+
+    Their node does not answer for a moment, or has given them away.
+    """
+    try:
+        page = await runs.history(chat_id, limit=NEWEST)
+    except Refused as refused:
+        if refused.problem.code is ErrorCode.THREAD_NOT_FOUND:
+            return []
+        raise
+    return [
+        each
+        for each in page["messages"]
+        if each["role"] == "user" and each.get("run", {}).get("status") in UNFINISHED
+    ]
 
 
 async def _find(runs: RunReader, chat_id: str, wanted: str) -> Mapping[str, Any] | None:
