@@ -137,6 +137,7 @@ class _Run:
         is_listed: Whether it is confirmed and has not ended.
         length: The number of characters of the whole text. After a loss it may be too small or too
             large: then the kept text begins behind the loss.
+        has_lost: Whether text may be missing that `length` does not count.
     """
 
     run_id: RunId
@@ -151,6 +152,7 @@ class _Run:
     asked: dict[str, JsonObject] = field(factory=dict)
     length: int = 0
     steps: Steps = field(factory=Steps)
+    has_lost: bool = False
 
     @classmethod
     def of(cls, part: RunPart, node: NodeId, included: int, *, is_listed: bool) -> "_Run":
@@ -172,6 +174,7 @@ class _Run:
     def lose_text(self) -> None:
         """Drop the text, because a part of it is missing."""
         is_cut = self.text.is_cut or bool(self.text.text) or self.status is RunStatus.RUNNING
+        self.has_lost = True
         self.text = TextTail(RUNS_BYTES, is_cut=is_cut)
 
     def apply(self, kind: str, payload: JsonObject) -> None:
@@ -372,6 +375,8 @@ def _listed(runs: Sequence[_Run]) -> tuple[JsonObject, ...]:
         }
         if is_cut:
             fields["truncated"] = True
+            if run.length > len(content) and not run.has_lost:
+                fields["omitted"] = run.length - len(content)
         fitting = steps.fit(orjson.loads(run.steps.encode()))
         if fitting:
             fields["steps"] = placed_in(content, run.length, fitting)

@@ -1,11 +1,13 @@
 """A run that a client of a door reads again, after its first request was cut."""
 
 from collections.abc import Callable
+from contextlib import aclosing
 from typing import Any
 
+import orjson
 import pytest
 import trio
-from support.ag_ui import run_input
+from support.ag_ui import run_input, text_of
 from support.doors import open_app, request
 from trio.testing import MockClock
 
@@ -146,3 +148,108 @@ async def test_the_chat_of_such_a_run_is_read_and_stopped(
             assert answer.status == 204
         async with request(app, "POST", f"{VERCEL}/t/stop") as answer:
             assert await answer.json() == {"stopped": 0}
+
+
+# Text and steps that are not known any more.
+
+LINES = 300
+LINE = "y" * 990
+WHOLE = "".join(f"[{number:08}]{LINE}" for number in range(LINES))
+KEPT_BYTES = 192 * 1024  # of a running answer, in a listing
+HISTORY_BYTES = 64 * 1024  # of an answer that has ended
+
+
+async def long(run: Run) -> None:
+    """Emit more than is listed, and the last word later."""
+    for number in range(LINES):
+        await run.emit(f"[{number:08}]{LINE}")
+    await trio.sleep(10)
+    await run.emit("END")
+
+
+async def tools(run: Run) -> None:
+    """Call tools with more results than are listed, and emit the last word later."""
+    for number in range(80):
+        async with run.tool("look", n=number) as tool:
+            tool.result = f"{number}" + "z" * 1500
+        await run.emit(f"({number})")
+    await trio.sleep(10)
+    await run.emit("END")
+
+
+def omissions(events: list[dict[str, Any]], name: str) -> list[Any]:
+    return [
+        each["value"] for each in events if (each["type"], each.get("name")) == ("CUSTOM", name)
+    ]
+
+
+async def ag_ui(
+    app: Application, agent: str, *, after: str | None = None, until: str = "no such text"
+) -> tuple[list[dict[str, Any]], str]:
+    """Read the run, or what follows an event, up to a text; return the events and the last id."""
+    headers = {} if after is None else {"last-event-id": after}
+    events, last = list[dict[str, Any]](), ""
+    body = run_input("m-1", "go")
+    async with request(app, "POST", f"/ag-ui/{agent}", json=body, headers=headers) as answer:
+        assert answer.status == 200
+        async with aclosing(answer.events()) as found:
+            async for event in found:
+                if "data" in event:
+                    events.append(orjson.loads(event["data"]))
+                    last = event["id"]
+                if until in text_of(events[-2:]):
+                    break
+    return events, last
+
+
+@pytest.mark.parametrize("door", [OPENAI, VERCEL])
+async def test_an_answer_tells_that_text_is_missing(door: str, autojump_clock: MockClock) -> None:
+    async with open_app(agents={"count": long}) as app:
+        body, headers = post(door)
+        async with request(app, "POST", door, json=body, headers=headers) as answer:
+            await answer.piece()
+            await trio.sleep(5)
+        for _ in range(2):  # while the run goes on, and after its end
+            text = await read_again(app, door)
+            marks = {OPENAI: ['"finish_reason":"length"'], VERCEL: ['"truncated":true', '"length"']}
+            assert [mark for mark in marks[door] if mark not in text] == []
+        assert "END" in text or "[00000063]" in text
+
+
+async def test_ag_ui_goes_on_exactly_where_its_client_was(autojump_clock: MockClock) -> None:
+    async with open_app(agents={"long": long}) as app:
+        first, last = await ag_ui(app, "long", until="[00000250]")
+        had = len(text_of(first))
+        assert had > len(WHOLE) - KEPT_BYTES
+        rest, _ = await ag_ui(app, "long", after=last)
+    assert text_of(first) + text_of(rest) == WHOLE + "END"
+    assert omissions(rest, "text_omitted") == []
+    assert rest[-1]["type"] == "RUN_FINISHED"
+
+
+async def test_ag_ui_tells_how_much_is_missing(autojump_clock: MockClock) -> None:
+    async with open_app(agents={"long": long}) as app:
+        first, last = await ag_ui(app, "long", until="[00000010]")
+        await trio.sleep(1)
+        rest, _ = await ag_ui(app, "long", after=last)
+        [omitted] = omissions(rest, "text_omitted")
+        known = len(text_of(first)) + len(text_of(rest)) + omitted["characters"]
+        assert (known, text_of(rest)[-3:]) == (len(WHOLE) + 3, "END")
+        assert rest[-1]["type"] == "RUN_FINISHED"
+        ended, _ = await ag_ui(app, "long", after=last)
+        assert omissions(ended, "text_omitted") == [{}]
+        assert (text_of(first) + text_of(ended)) == WHOLE[:HISTORY_BYTES]
+        assert ended[-1]["type"] == "RUN_FINISHED"
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+async def test_ag_ui_goes_on_behind_steps_that_are_not_known(
+    has_ended: bool, autojump_clock: MockClock
+) -> None:
+    async with open_app(agents={"tools": tools}) as app:
+        first, last = await ag_ui(app, "tools", until="(78)")
+        await trio.sleep(20 if has_ended else 1)
+        rest, _ = await ag_ui(app, "tools", after=last)
+    assert text_of(first) + text_of(rest) == "".join(f"({n})" for n in range(80)) + "END"
+    assert omissions(rest, "steps_omitted") == [{}]
+    assert rest[-1]["type"] == "RUN_FINISHED"

@@ -451,8 +451,9 @@ def test_a_text_that_was_cut_in_front_ends_where_it_begins() -> None:
     room = Room()
     room.say(R1, "front")
     room.say(R1, "back")
-    parts = [part(2, running(R1, "ontback", is_cut=True))]
-    assert shown(parts, [], room.events[1:]) == {R1: fields_of("running", "ont", truncated=True)}
+    parts = [part(2, running(R1, "ontback", is_cut=True, length=9))]
+    cut: dict[str, Any] = {"truncated": True, "omitted": 2}
+    assert shown(parts, [], room.events[1:]) == {R1: fields_of("running", "ont", **cut)}
     assert shown(parts, [], room.events) == {R1: fields_of("running", truncated=True)}
 
 
@@ -470,11 +471,12 @@ def test_a_part_before_a_new_epoch_includes_none_of_its_events() -> None:
 
 def test_the_texts_have_192_kib_together() -> None:
     parts = [
-        part(1, running(R1, "a" * RUNS_BYTES)),
+        part(1, running(R1, "a" * RUNS_BYTES, length=RUNS_BYTES)),
         part(1, running(R2, "b" * 1000), node=B),
     ]
     runs = shown(parts, [])
-    assert runs[R1] == fields_of("running", "a" * (RUNS_BYTES - 1000), truncated=True)
+    kept = "a" * (RUNS_BYTES - 1000)
+    assert runs[R1] == fields_of("running", kept, truncated=True, omitted=1000)
     assert runs[R2] == fields_of("running", "b" * 1000)
 
 

@@ -8,7 +8,7 @@
 The client of a request may stop reading, and may leave.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from math import inf
 from typing import Any
@@ -128,7 +128,7 @@ class HttpAnswer:
         """Return the body as JSON."""
         return orjson.loads(await self.text())
 
-    async def events(self) -> AsyncIterator[dict[str, str]]:
+    async def events(self) -> AsyncGenerator[dict[str, str], None]:
         """Return the server-sent events: the fields of each, and comments as `""`."""
         text = ""
         while piece := await self.piece():

@@ -29,7 +29,7 @@ from datetime import UTC, datetime
 from typing import Any, Self, TypeAlias
 
 import orjson
-from attrs import frozen
+from attrs import evolve, frozen
 
 from netra_trio.endpoints.doors.ag_ui_input import Held
 from netra_trio.endpoints.doors.sse import KEEP_ALIVE, SSE_HEADERS, sse
@@ -157,6 +157,7 @@ class AgUiTranslator:
         self._ids = {"threadId": thread_id, "runId": client_run_id}
         self._place = place  # None once it is reached
         self._first_step = 0 if place is None else place.steps
+        self._placed_steps = 0  # of the place, if not all of them are known any more
         self._held = Held() if held is None else held
         self._held_texts = dict(self._held.texts)
         self._answered = {} if answered is None else answered
@@ -169,7 +170,9 @@ class AgUiTranslator:
         self._pending: set[int] = set() if place is None else set(place.pending)
         self._usage: dict[str, tuple[int, int]] = {}
         self._writers: Mapping[str, Callable[[Payload], bytes]] = {
+            "listed": self._listed,
             "partial_result": self._text,
+            "text_omitted": self._omitted,
             "agent_thinking": self._thought,
             "tool_executing": self._tool,
             "tool_completed": self._result,
@@ -207,6 +210,7 @@ class AgUiTranslator:
             return
         self._place = None
         if self._steps == place.steps:  # else some of them are not known any more
+            self._steps = max(self._steps, self._placed_steps)
             self._events = place.events
             self._open = self._message_id if place.is_open else None
 
@@ -228,6 +232,25 @@ class AgUiTranslator:
             numbers = (place.characters, place.steps, place.events, place.is_open)
         here = Place(self._run_id, *numbers, frozenset(self._pending), self.is_complete)
         return sse(orjson.dumps(event), id=str(here))
+
+    def _listed(self, payload: Payload) -> bytes:
+        """Find the place although the last of its steps are not known any more."""
+        place = self._place
+        if place is None or payload["steps"] >= place.steps:
+            return b""
+        self._place = evolve(place, steps=payload["steps"], events=0)
+        self._placed_steps = place.steps
+        return self._write({"type": "CUSTOM", "name": "steps_omitted", "value": {}})
+
+    def _omitted(self, payload: Payload) -> bytes:
+        """Tell that text is missing, unless the client has it."""
+        place, characters = self._place, payload.get("characters")
+        had = 0 if place is None else place.characters - self._characters
+        self._characters += characters or 0
+        if characters is not None and characters <= had:
+            return b""
+        value = {} if characters is None else {"characters": characters - max(had, 0)}
+        return self._write({"type": "CUSTOM", "name": "text_omitted", "value": value})
 
     def _text(self, payload: Payload) -> bytes:
         text, message_id, place = payload["content"], self._message_id, self._place

@@ -4,7 +4,8 @@
     translator.begin(), translator.event(frame)
 
 What the protocol has no place for is left out or becomes reasoning, which clients show and do not
-send back: thoughts, and one line for each call of a tool. A call is not written as `tool_calls`,
+send back: thoughts, and one line for each call of a tool. Text that is not known any more ends an
+answer with the reason `length`. A call is not written as `tool_calls`,
 because a client would run the tool itself. Files, feedback, titles and results that are no text are
 left out. This protocol has no way to answer a question, so it ends the answer with an error.
 """
@@ -100,6 +101,7 @@ class ChatReply:
         error: Why there is no complete answer; None as long as there is none.
         is_asking: Whether the agent has asked a question, and its run has to be stopped.
         is_complete: Whether the answer is complete.
+        finish_reason: Why it has ended: `length` if text is missing that is not known any more.
         usage: The usage that the agent has reported.
     """
 
@@ -108,6 +110,7 @@ class ChatReply:
         self.error: ChatError | None = None
         self.is_asking = False
         self.is_complete = False
+        self.finish_reason = "stop"
         self._tokens = [0, 0]
 
     @property
@@ -138,6 +141,8 @@ class ChatReply:
         if kind == AgentUsage.TYPE:
             self._tokens[0] += payload["input_tokens"]
             self._tokens[1] += payload["output_tokens"]
+        elif kind == "text_omitted":
+            self.finish_reason = "length"
         elif kind == AgentAsking.TYPE:
             self.is_asking = True
             text = "The agent asks a question, which this protocol has no way to answer."
@@ -207,7 +212,7 @@ class ChatStream(ChatReply):
             return b""
         if self.error is not None:
             return sse(orjson.dumps(self.error.body))
-        end = self._encoded([_choice({}, "stop")])
+        end = self._encoded([_choice({}, self.finish_reason)])
         if self._include_usage:
             end += self._encoded([], self.usage)
         return end + DONE
@@ -256,7 +261,8 @@ class ChatCompletion(ChatReply):
         reasoning = "".join(self._pieces[_REASONING])
         if reasoning:
             message[_REASONING] = reasoning
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+        reason = self.finish_reason
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
         return {**self._head, "choices": [choice], "usage": self.usage}
 
 

@@ -7,7 +7,9 @@
 
 A run is always read in the same way: its events in their order, from `agent_started` to
 `agent_completed`. Of a run that has begun, the text and the steps so far become such events first;
-a question that is closed becomes `question_closed`, with its id alone.
+a question that is closed becomes `question_closed`, with its id alone. Where text of the run is not
+known any more, `text_omitted` stands in its place, with the number of characters, or without it.
+Before what was listed stands `listed`, with the number of steps that are known.
 """
 
 from collections import deque
@@ -51,6 +53,8 @@ NEWEST = 20  # messages of a thread, among which are those whose runs have not e
 HISTORY_PAGES = 5  # of 100 messages, in which a message or a run is looked up
 ERROR = "error"
 QUESTION_CLOSED = "question_closed"  # stands for a question of a listed run that is not open
+TEXT_OMITTED = "text_omitted"
+LISTED = "listed"
 
 _OF_CONNECTION = frozenset({Heartbeat.TYPE, ServerDraining.TYPE})
 """The frames of no run that a door passes on."""
@@ -178,7 +182,7 @@ class RunReader:
         has_text = False
         async with aclosing(frames):
             async for frame in frames:
-                has_text |= frame["type"] == PartialResult.TYPE
+                has_text |= frame["type"] in {PartialResult.TYPE, TEXT_OMITTED}
                 if frame["type"] == AgentCompleted.TYPE and not (has_text or sent.characters):
                     result = frame["payload"].get("result")
                     if isinstance(result, str) and result:
@@ -435,7 +439,10 @@ class RunReader:
             for frame in self._early  # the copy of the end that follows a duplicate
             if frame["type"] == AgentCompleted.TYPE and frame["payload"]["run_id"] == run_id
         ]
-        return [*_news(state, sent, after), *(copies[:1] or [end])]
+        rest = list(_news(state, sent, after))
+        if found.get("truncated"):
+            rest.append(_frame(TEXT_OMITTED, run_id=run_id))
+        return [*rest, *(copies[:1] or [end])]
 
 
 def _note(event: Mapping[str, Any], sent: _Sent) -> None:
@@ -457,26 +464,40 @@ def _news(state: Mapping[str, Any], sent: _Sent, after: str | None) -> Iterator[
         after: A question: only what follows it is returned.
     """
     run_id, text = state["run_id"], state["content"]
+    is_unknown = state.get("truncated", False) and "omitted" not in state
+    if is_unknown:  # how much is missing; what is left is taken for what follows
+        state = {**state, "omitted": sent.characters}
+    omitted = state.get("omitted", 0)  # characters in front of `text`
     questions = {each["question_id"]: each for each in state.get("questions", ())}
     steps = list(state.get("steps", ()))
     if after is not None:
         places = [place for place, step in enumerate(steps) if step.get("question_id") == after]
         sent.steps = places[-1] + 1 if places else len(steps)
-        sent.characters = steps[places[-1]]["at"] if places else len(text)
+        sent.characters = omitted + (steps[places[-1]]["at"] if places else len(text))
         sent.has_started = True
+    yield _frame(LISTED, run_id=run_id, steps=len(steps))
     if not sent.has_started and state["status"] != RunStatus.QUEUED:
         sent.has_started = True
         yield _frame(AgentStarted.TYPE, run_id=run_id, agent_name=state["agent_name"], attempt=1)
+    if is_unknown:
+        yield _frame(TEXT_OMITTED, run_id=run_id)
+    elif omitted > sent.characters:
+        yield _frame(TEXT_OMITTED, run_id=run_id, characters=omitted - sent.characters)
+        sent.characters = omitted
     for step in steps[sent.steps :]:
-        at = step["at"]
-        if at > sent.characters:
-            yield _frame(PartialResult.TYPE, run_id=run_id, content=text[sent.characters : at])
-            sent.characters = at
+        yield from _text_up_to(omitted + step["at"], state, sent)
         yield from _step_frames(run_id, step, questions)
         sent.steps += 1
-    if len(text) > sent.characters:
-        yield _frame(PartialResult.TYPE, run_id=run_id, content=text[sent.characters :])
-        sent.characters = len(text)
+    yield from _text_up_to(omitted + len(text), state, sent)
+
+
+def _text_up_to(end: int, state: Mapping[str, Any], sent: _Sent) -> Iterator[Frame]:
+    """Return the text of a listed run up to a character of its whole text, as far as not sent."""
+    if end > sent.characters:
+        omitted = state.get("omitted", 0)
+        text = state["content"][sent.characters - omitted : end - omitted]
+        yield _frame(PartialResult.TYPE, run_id=state["run_id"], content=text)
+        sent.characters = end
 
 
 def _step_frames(

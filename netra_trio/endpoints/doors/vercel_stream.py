@@ -106,10 +106,12 @@ class UIMessageStream:
         self._approved: list[Mapping[str, Any]] = []  # questions whose call has not begun
         self.is_complete = False
         self.has_ended = False
+        self._is_truncated = False
         self._translations: Mapping[str, Callable[[Mapping[str, Any]], bytes]] = {
             AgentStarted.TYPE: self._started,
             AgentThinking.TYPE: self._thought,
             PartialResult.TYPE: self._delta,
+            "text_omitted": self._omitted,
             ToolExecuting.TYPE: self._tool_started,
             ToolCompleted.TYPE: self._tool_ended,
             AgentAsking.TYPE: self._asked,
@@ -170,6 +172,10 @@ class UIMessageStream:
             data = _chunk("text-start", id=self._text)
         return data + _chunk("text-delta", id=self._text, delta=event["content"])
 
+    def _omitted(self, _: Mapping[str, Any]) -> bytes:
+        self._is_truncated = True
+        return _metadata(truncated=True)
+
     def _tool_started(self, event: Mapping[str, Any]) -> bytes:
         call_id, name = event["tool_call_id"], event["tool_name"]
         for question in self._approved:
@@ -219,7 +225,8 @@ class UIMessageStream:
         if "error_id" in error:
             metadata["errorId"] = error["error_id"]
         if status == RunStatus.COMPLETED:
-            data += _chunk("finish", finishReason="stop", messageMetadata=metadata)
+            reason = "length" if self._is_truncated else "stop"
+            data += _chunk("finish", finishReason=reason, messageMetadata=metadata)
         else:
             data += _metadata(**metadata)
             text = error.get("error", _ENDS.get(status))
