@@ -91,11 +91,27 @@ class Router:
         self._routes: dict[str, dict[str, Endpoint]] = {
             path: dict.fromkeys(methods, functions[path]) for path, methods in ENDPOINTS.items()
         }
+        self._in_progress = 0  # requests
+        self._waiting = trio.lowlevel.ParkingLot()  # for their end
         self._doors = open_doors(node.services.settings.doors, entrance)
         self._routes |= {path: dict(methods) for path, methods in self._doors.items()}
 
     async def handle(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one HTTP request; the arguments are those of an ASGI call."""
+        self._in_progress += 1
+        try:
+            await self._handle(scope, receive, send)
+        finally:
+            self._in_progress -= 1
+            if not self._in_progress:
+                self._waiting.unpark_all()
+
+    async def wait_idle(self) -> None:
+        """Wait until no request is in progress. Cancelling is safe."""
+        while self._in_progress:
+            await self._waiting.park()
+
+    async def _handle(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         services = self._services
         since, note = trio.current_time(), services.instruments.note
         request = Request.of_scope(scope)

@@ -28,6 +28,7 @@ from netra_trio.telemetry.events import FileUploaded, UploadRefused
 UPLOADS_AT_ONCE = 64  # of one process: each has a part of its file in memory, and a thread in turn
 USER_UPLOADS_AT_ONCE = 16  # of one user in one process: the files that a message may have
 RETRY_MS = 1000
+FULL_MS = 60_000  # for the user to delete something: waiting alone makes no room
 
 _IDENTITY = frozenset({"", "identity"})
 
@@ -148,7 +149,8 @@ def refusing() -> Iterator[None]:
         raise _too_large(error.limit) from None
     except FilesFull as error:
         text = f"Your files would have more than {error.limit} bytes together."
-        fault = problem(ErrorCode.QUEUE_FULL, text, help="Delete threads that have files.")
+        advice = "Delete threads that have files."
+        fault = problem(ErrorCode.QUEUE_FULL, text, help=advice, retry_after_ms=FULL_MS)
         raise Refused(fault) from None
     except NotStorable:
         text = "The file cannot be stored for this user."

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+import trio
 from attrs import frozen
 
 from netra_trio.agents.demo.agent import demo
@@ -252,14 +253,21 @@ class Application:
         return thread_room(UserId(user), ThreadId(thread_id))
 
     async def drain(self) -> None:
-        """Accept no more connections and close every open one, within the drain timeout."""
+        """Accept no more connections and close every open one, within the drain timeout.
+
+        Then wait for the uploads, downloads and other requests that are in progress, within the
+        same time.
+        """
         if self._open is None:
             return
-        if self.group is None or self._drains_alone:
-            await self._open.node.drain()
+        until = trio.current_time() + self.settings.drain_timeout_ms / 1000
+        node, router, group = self._open.node, self._open.router, self.group
+        if group is None or self._drains_alone:
+            await node.drain()
         else:
-            group = self.group
-            await self._open.node.drain(beside=group.nodes, is_last=group.owns_broker)
+            await node.drain(beside=group.nodes, is_last=group.owns_broker)
+        with trio.move_on_at(until):
+            await router.wait_idle()
 
     async def _drain_alone(self) -> None:
         """Drain this process at the request of an administrator; other workers go on.

@@ -23,7 +23,7 @@ from netra_trio.transports.asgi import EXTENSION, AsgiTransport, Message, Receiv
 from netra_trio.transports.base import Transport
 from netra_trio.transports.deflate import Compression
 
-CLOSING = 1.0  # seconds for HTTP requests that are still at work when the drain is done
+CLOSING = 1.0  # seconds for HTTP requests that are still in progress when the drain is done
 
 _log = structlog.get_logger(__name__)
 
@@ -46,6 +46,10 @@ class Served(Protocol):
 
     def running(self) -> AbstractAsyncContextManager[Node]:
         """Open everything that the application needs."""
+        ...
+
+    async def drain(self) -> None:
+        """End everything within the drain timeout."""
         ...
 
     async def serve_upgrade(
@@ -109,10 +113,10 @@ class AsgiAdapter:
 
     async def _run(self, receive: Receive, send: Send) -> None:
         with LoopWatchdog(context_of):
-            async with self._app.running() as node:
+            async with self._app.running():
                 await send({"type": "lifespan.startup.complete"})
                 await receive()  # lifespan.shutdown
-                await node.drain()
+                await self._app.drain()
 
     def _watch_host(self, scope: Message) -> None:
         """Drain when the host begins to stop: it tells connections before the lifespan."""
@@ -125,7 +129,7 @@ class AsgiAdapter:
     async def _drain_after(self, terminated: Callable[[], Awaitable[None]]) -> None:
         """Drain, and cut HTTP requests that are at work then: the host would wait for them."""
         await terminated()
-        await self._app.node.drain()
+        await self._app.drain()
         await trio.sleep(CLOSING)
         for request in self._requests:
             request.cancel()

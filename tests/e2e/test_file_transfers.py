@@ -15,6 +15,8 @@ from support.curl import answered
 from support.s3 import running as s3_running
 from support.server import Server, bearer, serving, servings, sign, stock_serving
 
+from netra_trio.server.asgi import CLOSING
+
 pytestmark = pytest.mark.unmeasured
 
 MIB = 1024 * 1024
@@ -213,3 +215,46 @@ def test_files_in_s3(tmp_path: Path, largest: Path) -> None:
         assert (status, answer["code"]) == (503, "SERVICE_UNAVAILABLE")
         s3.start()
         assert upload(server, "s3", "--data-binary", "x")[0] == 200
+
+
+@pytest.mark.parametrize("start", [serving, stock_serving], ids=["own host", "stock host"])
+def test_a_drain_waits_for_transfers(start: Any, tmp_path: Path) -> None:
+    content = os.urandom(LARGEST)
+    with start(tmp_path) as server:
+        path = tmp_path / "content"
+        path.write_bytes(content)
+        status, answer = upload(server, "alice", "--data-binary", f"@{path}")
+        assert status == 200
+        with raw_upload(server, "alice", 4) as sending, raw_download(server, answer) as receiving:
+            sending.sendall(b"ab")
+            received = receiving.recv(MIB)
+            server.process.send_signal(signal.SIGTERM)
+            server.process.wait_log("draining")
+            time.sleep(2 * CLOSING)  # both go on for longer than anything else at the end
+            sending.sendall(b"cd")
+            assert b" 200 " in sending.recv(MIB).partition(b"\r\n")[0]
+            while piece := receiving.recv(MIB):
+                received += piece
+        assert received.partition(b"\r\n\r\n")[2] == content
+        assert server.process.wait() == 0
+
+
+def test_a_drain_does_not_wait_longer_than_its_time(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path, WEBSOCKET_DRAIN_TIMEOUT="1000") as server,
+        raw_upload(server, "alice", 4),
+    ):
+        assert server.process.end() == 0
+        [drained] = server.process.logs("drained")
+        assert drained["aborted"] == 0
+        assert server.process.logs("exit") == []
+
+
+def raw_download(server: Server, answer: Any) -> socket.socket:
+    """Begin to download a file, which is larger than what is on the way."""
+    line = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+    line.sendall(
+        f"GET /ws/files/{answer['file_id']} HTTP/1.1\r\nHost: localhost\r\n"
+        f"Authorization: Bearer {sign('alice')}\r\nConnection: close\r\n\r\n".encode()
+    )
+    return line
