@@ -239,6 +239,7 @@ async def test_files_that_cannot_be_kept(door: str) -> None:
         async def refusal(*urls: str) -> str:
             status, text = await answer_of(app, door, "m-1", *urls)
             assert 400 <= status < 500
+            assert "$.payload" not in text  # the field of a frame, which this request is not
             return text
 
         assert "uploaded, got" in await refusal("/ws/files/file_unknown")

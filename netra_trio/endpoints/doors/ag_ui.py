@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 import orjson
-from attrs import evolve, frozen
+from attrs import frozen
 
 from netra_trio.endpoints.answer import Answer
 from netra_trio.endpoints.call import Call, Endpoint, decode_json
@@ -30,7 +30,7 @@ from netra_trio.endpoints.doors.posted_files import (
     checking,
     store_files,
 )
-from netra_trio.endpoints.doors.runs import NEWEST, RunReader, StartedRun
+from netra_trio.endpoints.doors.runs import NEWEST, RunReader, StartedRun, renamed
 from netra_trio.endpoints.entrance import Entrance
 from netra_trio.endpoints.paths import target_of
 from netra_trio.ids import FileId
@@ -287,18 +287,19 @@ class _Request:
     def _at_input(self, refused: Refused) -> Refused:
         """Return an error with the path of the input instead of that of a frame."""
         place = self._input.place
-        return _renamed(
+        return renamed(
             refused,
             {
                 "$.payload.thread_id": "$.threadId",
                 "$.payload.content": f"{place}.content",
+                "$.payload.attachments": f"{place}.content",
                 "$.correlation_id": f"{place}.id",
             },
         )
 
     def _at_entry(self, refused: Refused, entry: ResumeEntry) -> Refused:
         paths = ("$.payload.answer", "$.payload.approve", "$.payload")
-        return _renamed(refused, dict.fromkeys(paths, f"{entry.path}.payload"))
+        return renamed(refused, dict.fromkeys(paths, f"{entry.path}.payload"))
 
 
 async def _stop(connection: DoorConnection, thread_id: str, message_id: str | None) -> list[str]:
@@ -307,7 +308,7 @@ async def _stop(connection: DoorConnection, thread_id: str, message_id: str | No
     try:
         listed = list((await runs.history(thread_id))["messages"])
     except Refused as refused:
-        raise _renamed(refused, {"$.payload.thread_id": "$.threadId"}) from None
+        raise renamed(refused, {"$.payload.thread_id": "$.threadId"}) from None
     message = RunInput(thread_id, "", message_id, "", "$")
     stopped = [
         str(each["run"]["run_id"])
@@ -378,11 +379,3 @@ def _is_same(question: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
     if "approve" in fields:
         return bool(outcome == ("approved" if fields["approve"] else "denied"))
     return bool(outcome == "answered" and question.get("answer") == fields["answer"])
-
-
-def _renamed(refused: Refused, paths: Mapping[str, str]) -> Refused:
-    """Return an error with other paths in its text."""
-    text = refused.problem.error
-    for old, new in paths.items():
-        text = text.replace(old, new)
-    return Refused(evolve(refused.problem, error=text))

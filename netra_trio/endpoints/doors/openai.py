@@ -55,6 +55,16 @@ _RETRIED = frozenset({409, 429, 503})
 _Answered: TypeAlias = tuple[Answer | None, DoorOutcome]
 
 
+_PATHS = {
+    "$.correlation_id": "Idempotency-Key",
+    "$.payload.agent": "$.model",
+    "$.payload.attachments": "$.messages",
+    "$.payload.content": "$.messages",
+    "$.payload.thread_id": "X-Thread-Id",
+}
+"""The places of the fields of a message in a request."""
+
+
 def open_door(entrance: Entrance) -> Mapping[str, Mapping[str, Endpoint]]:
     """Return the endpoints of the door, by path and method."""
     door, paths = _Door(entrance), DOOR_PATHS[OPENAI]
@@ -106,7 +116,7 @@ class _Door:
                 request = read_request(body, call.services.wall_clock())
                 wire.history = request.history
                 thread_id = thread_id or unlisted_thread_id(key)
-                runs = RunReader(connection)
+                runs = RunReader(connection, _PATHS)
                 known = None
                 if key is not None and have_content(request.files):
                     known = await _find(runs, thread_id, key)

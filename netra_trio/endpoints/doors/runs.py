@@ -15,10 +15,11 @@ Before what was listed stands `listed`, with the number of steps that are known.
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from types import MappingProxyType
 from typing import Any, Self, TypeAlias, TypeVar
 
 import trio
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
 from netra_trio.endpoints.doors.connection import DoorConnection
 from netra_trio.errors import NetraError, TransportClosed
@@ -115,10 +116,14 @@ class RunReader:
 
     Args:
         connection: The connection.
+        paths: By fields of a `user_message`: the fields of the request that errors name instead.
     """
 
-    def __init__(self, connection: DoorConnection) -> None:
+    def __init__(
+        self, connection: DoorConnection, paths: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self._connection = connection
+        self._paths = paths
         self._early: deque[Frame] = deque()  # events that came before the reply to a request
 
     async def start(
@@ -349,7 +354,7 @@ class RunReader:
             frame = await self._receive()
             given = frame.get("correlation_id")
             if frame["type"] == ERROR and given in {key, None}:  # none: the frame was not decoded
-                raise _refusal(frame["payload"])
+                raise renamed(_refusal(frame["payload"]), self._paths)
             if frame["type"] == reply_type and given == key:
                 return frame
             self._early.append(frame)
@@ -443,6 +448,14 @@ class RunReader:
         if found.get("truncated"):
             rest.append(_frame(TEXT_OMITTED, run_id=run_id))
         return [*rest, *(copies[:1] or [end])]
+
+
+def renamed(refused: Refused, paths: Mapping[str, str]) -> Refused:
+    """Return an error with other paths in its text."""
+    text = refused.problem.error
+    for old, new in paths.items():
+        text = text.replace(old, new)
+    return Refused(evolve(refused.problem, error=text))
 
 
 def _note(event: Mapping[str, Any], sent: _Sent) -> None:

@@ -50,6 +50,15 @@ LAST = "last-event-id"  # the header with the id of the newest message that the 
 T = TypeVar("T")
 
 _PATHS = DOOR_PATHS[VERCEL]
+_FIELDS = {
+    "$.correlation_id": "$.messages[-1].id",
+    "$.payload.agent": "$.agent",
+    "$.payload.attachments": "$.messages",
+    "$.payload.content": "$.messages",
+    "$.payload.thread_id": "$.id",
+}
+"""The places of the fields of a message in a request."""
+
 Listed = list[dict[str, Any]]
 """The runs of a thread that have not ended."""
 
@@ -150,7 +159,7 @@ class _Door:
         wire = DoorFormat()
         check = checking(call, wire)
         async with open_for_request(self._entrance, call.request, check) as connection:
-            yield _Visit(call, connection, RunReader(connection), wire)
+            yield _Visit(call, connection, RunReader(connection, _FIELDS), wire)
 
 
 async def _chat(visit: _Visit) -> Answer | None:
