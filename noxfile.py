@@ -385,8 +385,8 @@ def _chosen(session: nox.Session) -> list[str]:
     """Return what pytest is told: what was typed, or how many workers run everything."""
     if session.posargs:
         return list(session.posargs)
-    # One more than cores: many tests wait for seconds, and leave theirs to others.
-    workers = f"--numprocesses={min(_cores() + 1, WORKERS_MAX)}"
+    # Two more than cores: many tests wait for seconds, and leave theirs to others.
+    workers = f"--numprocesses={min(_cores() + 2, WORKERS_MAX)}"
     ignored = [
         f"--ignore={path}"
         for path in (*NGINX, SCHEMAS, FRAMEWORK_TESTS, FIREFOX_TESTS, OPEN_WEBUI_TESTS, PARTITIONS)
