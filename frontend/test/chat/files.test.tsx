@@ -267,6 +267,52 @@ describe("a draft", () => {
     expect(names()).toEqual([]);
   });
 
+  it("is read as often for a key after other threads were open, and after another client", async () => {
+    const readsOfKey = async (): Promise<number> => {
+      const reads = vi.spyOn(Storage.prototype, "getItem").mockClear();
+      await page.type(`${page.box.value}x`);
+      return reads.mock.calls.length;
+    };
+    await page.type("Look");
+    const before = await readsOfKey();
+    for (let index = 0; index < 10; index += 1) await page.show(`other-${index}`);
+    await page.show("t");
+    expect(await readsOfKey()).toBe(before);
+    await uploaded(text());
+    const withFile = await readsOfKey();
+    await reload();
+    await page.type("Look");
+    expect(await readsOfKey()).toBe(withFile);
+    expect(names()).toEqual(["notes.txt"]);
+  });
+
+  it("goes on with its uploads while another thread is open", async () => {
+    await choose(text(), text("other.txt"));
+    await page.show("other");
+    await end((upload) => upload.answer(), 0);
+    await page.show("third");
+    await end((upload) => upload.refuse(403, "FORBIDDEN"), 1);
+    await page.show("t");
+    expect(page.all(".upload").map(({ className }) => className)).toEqual(["upload done", "upload failed"]);
+    await page.click("Remove other.txt");
+    await page.show("other");
+    await reload();
+    expect(names()).toEqual(["notes.txt"]);
+  });
+
+  it("gets a changed message with its files when the thread is left", async () => {
+    await uploaded(image());
+    await page.answered("Look", "I see");
+    await page.click("Edit message");
+    await page.type("Look again", page.all<HTMLTextAreaElement>(".edit textarea")[0]);
+    await page.show("other");
+    expect([page.box.value, ...names()]).toEqual([""]);
+    await page.show("t");
+    expect([page.box.value, ...names()]).toEqual(["Look again", "photo.png"]);
+    await reload();
+    expect([page.box.value, ...names()]).toEqual(["Look again", "photo.png"]);
+  });
+
   it("says which files the server has deleted since", async () => {
     await uploaded(text());
     await page.type("Look");

@@ -2,7 +2,7 @@
 
 import { useEffect, useRef, useState } from "react";
 import type { ChatMessage, UserEntry } from "../../../src/index.ts";
-import { useNetra, useNetraClient } from "../../../src/react/index.ts";
+import { useNetra } from "../../../src/react/index.ts";
 import { Attachments } from "../files/Attachments.tsx";
 import { isOnlyFiles } from "../files/describe.ts";
 import { threadOf } from "../messages/conversation.ts";
@@ -13,7 +13,6 @@ import { putBack } from "./putBack.ts";
 
 export function EditForm({ entry }: { entry: UserEntry }) {
   const { user, threadId, edit, replace, check } = useActions();
-  const client = useNetraClient();
   const isLast = useNetra((netra) => isLastQuestion(netra.outline.messages, entry));
   const [text, setText] = useState(isOnlyFiles(entry) ? "" : entry.content);
   const [wasRefused, setRefused] = useState(false);
@@ -35,9 +34,9 @@ export function EditForm({ entry }: { entry: UserEntry }) {
   // Another tab or device may replace or delete the message meanwhile: the text goes into the box.
   useEffect(
     () => () => {
-      if (changed.current !== null) putBack(client, user, threadId, { content: changed.current, attachments });
+      if (changed.current !== null) putBack(user, threadId, { content: changed.current, attachments });
     },
-    [client, user, threadId, attachments],
+    [user, threadId, attachments],
   );
 
   const leave = () => {

@@ -1,7 +1,7 @@
 // Messages that were refused before the page was loaded again: their texts are not lost.
 
 import { useEffect, useSyncExternalStore } from "react";
-import { shallowEqual, useNetra, useNetraClient } from "../../../src/react/index.ts";
+import { shallowEqual, useNetra } from "../../../src/react/index.ts";
 import type { ChatMessage, UserEntry } from "../../../src/index.ts";
 import { Attachments } from "../files/Attachments.tsx";
 import { threadOf } from "../messages/conversation.ts";
@@ -14,7 +14,6 @@ import { putBack } from "./putBack.ts";
 
 export function UnsentMessages() {
   const { user, threadId } = useActions();
-  const client = useNetraClient();
   const failed = useNetra((netra) => failedIn(netra.outline.messages, threadId), shallowEqual);
   useEffect(() => {
     for (const { id, content, attachments, error } of failed) {
@@ -43,7 +42,7 @@ export function UnsentMessages() {
               type="button"
               className="quiet"
               onClick={() => {
-                putBack(client, user, threadId, { content, attachments });
+                putBack(user, threadId, { content, attachments });
                 forget();
               }}
             >

@@ -1,8 +1,8 @@
 // Puts a message that was not sent into the draft of its thread.
 
-import type { ListedFile, NetraClient } from "../../../src/index.ts";
+import type { ListedFile } from "../../../src/index.ts";
 import { isOnlyFiles } from "../files/describe.ts";
-import { uploadsOf } from "../files/uploadLists.ts";
+import { addToDraft } from "../files/uploadLists.ts";
 import { drafts } from "./useDraft.ts";
 
 interface Unsent {
@@ -11,9 +11,9 @@ interface Unsent {
 }
 
 /** The text comes before that of the draft, the files behind its own. */
-export function putBack(client: NetraClient, user: string, threadId: string, { content, attachments }: Unsent): void {
+export function putBack(user: string, threadId: string, { content, attachments }: Unsent): void {
   const draft = drafts.read(user, threadId);
   const text = isOnlyFiles({ content, attachments }) ? "" : content;
   if (text !== "") drafts.write(user, threadId, draft.trim() === "" || draft === text ? text : `${text}\n\n${draft}`);
-  if (attachments.length > 0) uploadsOf(client, user, threadId).restore(attachments);
+  addToDraft(user, threadId, attachments);
 }

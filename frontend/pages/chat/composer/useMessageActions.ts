@@ -109,7 +109,7 @@ export function useMessageActions({ user, threadId, agent, onSent }: Conversatio
       },
       again,
       takeBack: (entry) => {
-        putBack(client, user, threadId, entry);
+        putBack(user, threadId, entry);
         forget(entry);
       },
       discard: forget,
@@ -119,7 +119,7 @@ export function useMessageActions({ user, threadId, agent, onSent }: Conversatio
         return fault;
       },
     }),
-    [client, user, threadId, editing, edit, checkMessage, options, submit, submitFor, onSent, again, forget],
+    [user, threadId, editing, edit, checkMessage, options, submit, submitFor, onSent, again, forget],
   );
 }
 

@@ -1,6 +1,6 @@
 // The files of the message in the box: chosen, pasted or dropped, and uploaded while the user writes.
 
-import { useCallback, useMemo, useSyncExternalStore } from "react";
+import { useCallback, useEffect, useMemo, useSyncExternalStore } from "react";
 import type { FileSource, UploadList } from "../../../src/index.ts";
 import { type Uploads, useNetra, useNetraClient, useUploads } from "../../../src/react/index.ts";
 import { drafts } from "../composer/useDraft.ts";
@@ -22,7 +22,8 @@ export interface ComposerFiles extends Uploads {
 
 export function useComposerFiles(user: string, threadId: string): ComposerFiles {
   const client = useNetraClient();
-  const list = useMemo(() => uploadsOf(client, user, threadId), [client, user, threadId]);
+  const { list, show } = useMemo(() => uploadsOf(client, user, threadId), [client, user, threadId]);
+  useEffect(() => show(), [show]);
   const uploads = useUploads(list);
   const isOffered = useNetra((netra) => netra.config?.connection_limits.max_file_size !== undefined);
   const onFiles = useCallback((files: readonly FileSource[]) => list.add(files), [list]);
