@@ -72,6 +72,7 @@ export class Uploading implements UploadList {
   clear(): void {
     for (const upload of this.#running.values()) upload.abort();
     this.#running.clear();
+    this.#contents.clear();
     this.#items = [];
     this.#changed();
   }

@@ -1,6 +1,6 @@
 /** Several uploads for one message: their order, their number, and what a message can take. */
 
-import { beforeEach, describe, expect, it } from "vitest";
+import { beforeEach, describe, expect, it, vi } from "vitest";
 import type { NetraClient, UploadItem, UploadList } from "../../src/index.js";
 import { Browser } from "../support/browser.js";
 import type { FakeFile, FakeFiles } from "../support/files.js";
@@ -127,6 +127,21 @@ describe("a list of uploads", () => {
     list.add([same]);
     await browser.clock.advance(100);
     expect(list.getSnapshot().map(({ name }) => name)).toEqual(["another name.txt", "1.txt"]);
+  });
+
+  it("keeps nothing of files that it does not have any more", async () => {
+    files.isAutomatic = true;
+    const sets = vi.spyOn(Map.prototype, "set");
+    const two: FakeFile[] = [{ ...file(1), sha256: "one" }, { ...file(2), sha256: "two" }];
+    list.add(two);
+    await browser.clock.advance(100);
+    const kept = sets.mock.contexts.find((_, index) => sets.mock.calls[index]?.[1] === "one 1.txt") as Map<string, string>;
+    sets.mockRestore();
+    expect(kept.size).toBe(2);
+    list.remove(item(0).key);
+    expect([...kept.values()]).toEqual(["two 2.txt"]);
+    list.clear();
+    expect(kept.size).toBe(0);
   });
 
   it("takes over files of before, each once", () => {
