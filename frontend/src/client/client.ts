@@ -41,7 +41,7 @@ import { clientClosed, invalid } from "./errors.js";
 import { Listeners } from "./listeners.js";
 import { outgoing, sentAgain, type Outgoing } from "./outgoing.js";
 import { Tab } from "./tab.js";
-import { Uploading } from "./upload-list.js";
+import { UploadListState } from "./upload-list.js";
 
 const FIRST_WAIT = 1_000; // ms, the guide's `reconnectInterval`
 
@@ -254,7 +254,7 @@ class Client implements NetraClient {
   }
 
   createUploads(): UploadList {
-    return new Uploading(this.#ports, this.#tab.uploads);
+    return new UploadListState(this.#ports, this.#tab.uploads);
   }
 
   fileRequest(fileId: string): Promise<FileRequest> {

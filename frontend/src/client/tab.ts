@@ -36,7 +36,7 @@ import { Threads } from "./threads.js";
 import { Transit } from "./transit.js";
 import { Unattended } from "./unattended.js";
 import { Updates } from "./updates.js";
-import { Uploads } from "./uploads.js";
+import { ClientUploads } from "./uploads.js";
 import { UserTracker } from "./user.js";
 
 const REMEMBERED = 1_000; // own ids: more than are under way at any time
@@ -50,7 +50,7 @@ export class Tab {
   readonly list: ThreadLists;
   readonly transit: Transit;
   readonly commands: Commands;
-  readonly uploads: Uploads;
+  readonly uploads: ClientUploads;
   readonly #ports: Ports;
   readonly #owner: TabOwner;
   readonly #view = new View();
@@ -74,7 +74,7 @@ export class Tab {
     this.#owner = owner;
     const address = serverAddress(ports, options.url);
     const name = serverName(address);
-    this.uploads = new Uploads(ports, address, options.getToken, () => this.snapshot.config);
+    this.uploads = new ClientUploads(ports, address, options.getToken, () => this.snapshot.config);
     this.threads = new Threads(ports, `${name}:thread`, options.threadId, {
       load: (id) => owner.loadThread(id),
       isWatched: (id) => this.rooms.isWatched(id),

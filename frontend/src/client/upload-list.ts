@@ -11,20 +11,20 @@ import type { ListedFile } from "../protocol/messages.js";
 import { tooMany, type FileSource, type Upload, type UploadedFile, type UploadItem } from "../core/uploads.js";
 import type { Ports } from "../ports.js";
 import { RequestError, type UploadList } from "./api.js";
-import type { Uploads } from "./uploads.js";
+import type { ClientUploads } from "./uploads.js";
 
 const AT_ONCE = 3; // a browser has six connections to a server
 
-export class Uploading implements UploadList {
+export class UploadListState implements UploadList {
   readonly #ports: Pick<Ports, "timers" | "uniqueId">;
-  readonly #uploads: Uploads;
+  readonly #uploads: ClientUploads;
   readonly #running = new Map<string, Upload>();
   readonly #listeners = new Set<() => void>();
   /** The digest and the name of each file that this list has uploaded. */
   readonly #contents = new Map<string, string>();
   #items: readonly UploadItem[] = [];
 
-  constructor(ports: Pick<Ports, "timers" | "uniqueId">, uploads: Uploads) {
+  constructor(ports: Pick<Ports, "timers" | "uniqueId">, uploads: ClientUploads) {
     this.#ports = ports;
     this.#uploads = uploads;
   }

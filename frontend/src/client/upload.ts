@@ -49,10 +49,10 @@ export class RunningUpload {
     this.#file = file;
     this.#options = options;
     this.#done = done;
-    const hurry = (): void => {
+    const retryNow = (): void => {
       if (this.#retry !== null && this.#retry.error.code !== "RATE_LIMIT_EXCEEDED") void this.#attempt();
     };
-    this.#unlisten = [ports.onPage("online", hurry), ports.onPage("visible", hurry)];
+    this.#unlisten = [ports.onPage("online", retryNow), ports.onPage("visible", retryNow)];
     void this.#attempt();
   }
 
@@ -65,7 +65,7 @@ export class RunningUpload {
   }
 
   async #attempt(): Promise<void> {
-    this.#rest();
+    this.#stopAttempt();
     const isFirst = this.#retry === null && this.#sent === 0;
     this.#retry = null;
     if (!isFirst) this.#report(0);
@@ -103,7 +103,7 @@ export class RunningUpload {
 
   /** `QUEUE_FULL` is not retried: the files of the user take all their space, and waiting frees none. */
   #ended(answer: HttpAnswer | null): void {
-    this.#rest();
+    this.#stopAttempt();
     const result = this.#endpoints.uploaded(answer, this.#name);
     if (!(result instanceof OpeningError)) {
       this.#finish({ file: result });
@@ -136,7 +136,7 @@ export class RunningUpload {
   }
 
   /** Ends the request and the timer, if there are any. */
-  #rest(): void {
+  #stopAttempt(): void {
     this.#request?.();
     this.#request = null;
     this.#timer?.();
@@ -151,7 +151,7 @@ export class RunningUpload {
   #finish(result: UploadResult): void {
     if (this.#isOver) return;
     this.#isOver = true;
-    this.#rest();
+    this.#stopAttempt();
     for (const cancel of this.#unlisten) cancel();
     this.#done(result);
   }

@@ -14,7 +14,7 @@ import { RunningUpload } from "./upload.js";
 
 const KNOWN = 500; // files: more than the messages that are not sent yet have
 
-export class Uploads {
+export class ClientUploads {
   readonly #ports: Ports;
   readonly endpoints: FileEndpoints;
   readonly #running = new Set<RunningUpload>();

@@ -67,7 +67,7 @@ export class Connection {
       written: (id) => owner.written(id),
       failed: (error) => this.#failed(error),
       queued: (count) => this.#state.stats.queued(count),
-      urgent: () => this.#switch.hurry(),
+      urgent: () => this.#switch.tryNow(),
     });
     this.#receiver = new Receiver(this.#timers, (seq) => {
       if (this.#line?.acknowledges === true) this.#line.send({ type: "ack", payload: { seq } });
@@ -135,7 +135,7 @@ export class Connection {
 
   /** Brings the next attempt forward, if one waits. Returns whether one waits. */
   retryNow(): boolean {
-    const isWaiting = this.#retry.hurry();
+    const isWaiting = this.#retry.bringForward();
     if (isWaiting) this.#owner.changed();
     return isWaiting;
   }
@@ -150,14 +150,14 @@ export class Connection {
     const line = this.#line;
     this.#beginEnd();
     if (line === null) {
-      this.#rest("DISCONNECTED");
+      this.#suspend("DISCONNECTED");
       return;
     }
     line.closeNormally(() => {
       if (this.#closing !== line) return;
       this.#closing = null;
       line.end();
-      this.#rest("DISCONNECTED");
+      this.#suspend("DISCONNECTED");
     });
     this.#closing = line;
     this.#lineEnded();
@@ -320,7 +320,7 @@ export class Connection {
     else if (after === "retry" || after === "token") this.#tryLater(error, refusal?.retryAfter ?? 0);
     // An error that the server sent before it closed says more than the close code.
     else if (after === "stop") this.#giveUp(cause ?? error);
-    else this.#rest("DISCONNECTED");
+    else this.#suspend("DISCONNECTED");
   }
 
   /** Goes on with the attempt that was to replace a line; null if it has ended the line itself. */
@@ -370,10 +370,10 @@ export class Connection {
 
   #giveUp(error: ErrorBody): void {
     this.#state.reported(error, true);
-    this.#rest("ERROR");
+    this.#suspend("ERROR");
   }
 
-  #rest(status: "DISCONNECTED" | "ERROR"): void {
+  #suspend(status: "DISCONNECTED" | "ERROR"): void {
     this.#attempt += 1;
     this.#retry.cancel();
     this.#state.stats.stopped(status === "DISCONNECTED");

@@ -76,7 +76,7 @@ export class RetryTimer {
   }
 
   /** Brings the waiting attempt forward as far as allowed. Returns whether an attempt waits. */
-  hurry(): boolean {
+  bringForward(): boolean {
     const now = this.#ports.timers.now();
     if (this.#retry === null) return false;
     const at = Math.max(now, this.#retry.earliest);

@@ -77,7 +77,7 @@ export class Switch {
   /** When the server wants the next line of an idle client at the earliest. */
   #notBefore = 0;
   /** Whether the first attempt only waits for that time. */
-  #mayHurry = false;
+  #mayTryNow = false;
   /** Whether the old line can stay if the attempt fails. */
   #isOptional = false;
   #old: Line | null = null;
@@ -117,7 +117,7 @@ export class Switch {
     this.#last = last;
     this.#notBefore = now + ms;
     this.#wait(ms, this.#useless);
-    this.#mayHurry = this.#useless === 0;
+    this.#mayTryNow = this.#useless === 0;
   }
 
   /** Tries once to replace this line, which is idle and can stay. */
@@ -129,14 +129,14 @@ export class Switch {
   }
 
   /** A message waits for the next line: the first attempt does not wait for the server's time. */
-  hurry(): void {
-    if (this.#mayHurry) this.#wait(0, 0);
+  tryNow(): void {
+    if (this.#mayTryNow) this.#wait(0, 0);
   }
 
   /** Ends everything: the current line has ended. */
   cancel(): void {
     this.#attempt += 1;
-    this.#mayHurry = false;
+    this.#mayTryNow = false;
     this.#timers.cancelAll();
     this.#next?.end();
     this.#next = this.#old = null;
@@ -166,7 +166,7 @@ export class Switch {
     this.#attempt += 1;
     const attempt = this.#attempt;
     const isStale = (): boolean => attempt !== this.#attempt;
-    this.#mayHurry = false;
+    this.#mayTryNow = false;
     this.#startedAt = this.#ports.timers.now();
     this.#next?.end();
     this.#next = null;
