@@ -3,10 +3,10 @@
 import { resendDelay } from "../core/backoff.js";
 import { SEND_AGAIN } from "../core/retry-rules.js";
 import { outgoingFault } from "../protocol/encode.js";
-import type { ClientPayloads, ControlPayloads, ControlRequest, MessageData } from "../protocol/messages.js";
-import type { Cancel, Ports } from "../ports.js";
+import type { ClientPayloads, ControlPayloads, ControlRequest, ErrorBody, MessageData } from "../protocol/messages.js";
+import type { Ports } from "../ports.js";
 import { RequestError } from "./api.js";
-import { clientClosed, invalid } from "./errors.js";
+import { clientClosed, invalid, userChanged } from "./errors.js";
 import type { Answer, Asking } from "./requests.js";
 
 const ROOM_TRIES = 5; // of a message that the server cannot take now; its key is kept 300 s
@@ -29,7 +29,7 @@ export class Calls {
   readonly #timers: Ports["timers"];
   readonly #asking: Asking;
   /** The messages to rooms that wait before they are sent again. */
-  readonly #paused = new Map<() => void, Cancel>();
+  readonly #paused = new Set<(error: ErrorBody) => void>();
   #isClosed = false;
 
   constructor(ports: Pick<Ports, "timers">, asking: Asking) {
@@ -72,21 +72,33 @@ export class Calls {
     }
   }
 
-  close(): void {
-    this.#isClosed = true;
-    for (const [go, cancel] of this.#paused) {
-      cancel();
-      go();
-    }
+  /** Another user is logged in: nothing is sent again. */
+  reset(): void {
+    this.#failPaused(userChanged(this.#timers.now()));
   }
 
+  close(): void {
+    this.#isClosed = true;
+    this.#failPaused(clientClosed(this.#timers.now()));
+  }
+
+  #failPaused(error: ErrorBody): void {
+    for (const fail of this.#paused) fail(error);
+  }
+
+  /** Rejects with `RequestError` if the message must not be sent again. */
   #pause(ms: number): Promise<void> {
-    return new Promise((resolve) => {
-      const go = (): void => {
-        this.#paused.delete(go);
-        resolve();
+    return new Promise((resolve, reject) => {
+      const fail = (error: ErrorBody): void => {
+        this.#paused.delete(fail);
+        cancel();
+        reject(new RequestError(error));
       };
-      this.#paused.set(go, this.#timers.setTimeout(go, ms));
+      const cancel = this.#timers.setTimeout(() => {
+        this.#paused.delete(fail);
+        resolve();
+      }, ms);
+      this.#paused.add(fail);
     });
   }
 }

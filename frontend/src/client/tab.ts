@@ -314,7 +314,7 @@ export class Tab {
     this.#requests.failAll(userChanged(this.#now()));
     this.#submissions.clear();
     this.threads.renew();
-    for (const part of [this.rooms, this.list, this.uploads]) part.reset();
+    for (const part of [this.rooms, this.list, this.calls, this.uploads]) part.reset();
   }
 
   #leave(wasTaken: boolean): void {

@@ -5,6 +5,7 @@ import { roomKey, type NetraClient, type RoomState, type ServerMessage } from ".
 import { Browser } from "../support/browser.js";
 import { contentOf } from "../support/rooms.js";
 import { connected } from "../support/connected.js";
+import { tokenFor } from "../support/server.js";
 
 const NEWS = roomKey({ kind: "room", room: "news", history: false });
 
@@ -285,6 +286,21 @@ describe("in a room", () => {
     await expect(closed).rejects.toMatchObject({ body: { code: "CLOSED" } });
     expect(client.joinRoom("news")()).toBeUndefined();
     expect(client.getSnapshot().rooms.size).toBe(0);
+  });
+
+  it("a message is not sent again as another user", async () => {
+    const { browser, client, tab } = await connected();
+    browser.server.rooms.busy = { times: 1, code: "RATE_LIMIT_EXCEEDED", retry_after_ms: 10_000 };
+    const sent = client.publish("news", "of alice").catch((error: unknown) => error);
+    await browser.clock.advance(10);
+    tab.token = tokenFor("bob");
+    client.forceReconnect();
+    await browser.clock.advance(60_000);
+    expect(await sent).toMatchObject({ body: { code: "USER_CHANGED" } });
+    expect(browser.server.of("room_message")).toHaveLength(1);
+    const next = client.publish("news", "of bob");
+    await browser.clock.advance(10);
+    expect(await next).toMatchObject({ offset: 1 });
   });
 
   it("sendMessage publishes too, and does not join", async () => {
