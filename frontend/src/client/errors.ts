@@ -12,8 +12,10 @@ export const tooManyRequests = (now: number): ErrorBody =>
 export const invalid = (now: number, fault: string): ErrorBody =>
   localError(now, "VALIDATION_ERROR", fault, "Fix the field at the path.");
 
+export const USER_CHANGED = "USER_CHANGED";
+
 export const userChanged = (now: number): ErrorBody =>
-  localError(now, "USER_CHANGED", "Another user is logged in.", "Send the request again as this user.");
+  localError(now, USER_CHANGED, "Another user is logged in.", "Send the request again as this user.");
 
 export const NOT_CONNECTED = "NOT_CONNECTED";
 

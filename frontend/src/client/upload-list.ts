@@ -7,10 +7,11 @@
  */
 
 import { ATTACHMENTS } from "../protocol/encode.js";
-import type { ListedFile } from "../protocol/messages.js";
+import type { ErrorBody, ListedFile } from "../protocol/messages.js";
 import { tooMany, type FileSource, type Upload, type UploadedFile, type UploadItem } from "../core/uploads.js";
 import type { Ports } from "../ports.js";
 import { RequestError, type UploadList } from "./api.js";
+import { USER_CHANGED } from "./errors.js";
 import type { ClientUploads } from "./uploads.js";
 
 const AT_ONCE = 3; // a browser has six connections to a server
@@ -114,7 +115,7 @@ export class UploadListState implements UploadList {
       (uploaded) => end(() => this.#done(key, uploaded)),
       (error: unknown) => {
         if (!(error instanceof RequestError)) throw error;
-        end(() => this.#set(key, { status: "failed", sent: 0, retry: null, error: error.body }));
+        end(() => this.#failed(key, error.body));
       },
     );
   }
@@ -130,6 +131,14 @@ export class UploadListState implements UploadList {
     this.#contents.set(key, content);
     const { media_type, bytes } = file;
     this.#set(key, { status: "done", media_type, bytes, sent: bytes, retry: null, file });
+  }
+
+  #failed(key: string, error: ErrorBody): void {
+    const change = { status: "failed", sent: 0, retry: null, error } as const;
+    this.#set(key, change);
+    if (error.code !== USER_CHANGED) return;
+    // The files that wait were chosen by the same user.
+    for (const item of this.#items) if (item.status === "waiting") this.#set(item.key, change);
   }
 
   #set(key: string, change: Partial<UploadItem>): void {

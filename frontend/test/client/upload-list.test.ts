@@ -2,10 +2,12 @@
 
 import { beforeEach, describe, expect, it, vi } from "vitest";
 import type { NetraClient, UploadItem, UploadList } from "../../src/index.js";
-import { Browser } from "../support/browser.js";
+import { Browser, type Tab } from "../support/browser.js";
 import type { FakeFile, FakeFiles } from "../support/files.js";
+import { tokenFor } from "../support/server.js";
 
 let browser: Browser;
+let tab: Tab;
 let client: NetraClient;
 let files: FakeFiles;
 let list: UploadList;
@@ -14,7 +16,8 @@ beforeEach(async () => {
   browser = new Browser();
   files = browser.server.files;
   files.isAutomatic = false;
-  client = await browser.tab().open();
+  tab = browser.tab();
+  client = await tab.open();
   list = client.createUploads();
 });
 
@@ -127,6 +130,19 @@ describe("a list of uploads", () => {
     list.add([same]);
     await browser.clock.advance(100);
     expect(list.getSnapshot().map(({ name }) => name)).toEqual(["another name.txt", "1.txt"]);
+  });
+
+  it("uploads no file as another user that it was given before", async () => {
+    list.add(some(5));
+    await settled();
+    tab.token = tokenFor("bob");
+    client.forceReconnect();
+    await browser.clock.advance(10_000);
+    expect(list.getSnapshot().map(({ error }) => error?.code)).toEqual(Array.from({ length: 5 }, () => "USER_CHANGED"));
+    expect(files.uploads).toHaveLength(3);
+    list.retry(item(4).key);
+    await settled();
+    expect(files.last.request).toMatchObject({ file: { name: "5.txt" }, headers: { Authorization: `Bearer ${tokenFor("bob")}` } });
   });
 
   it("keeps nothing of files that it does not have any more", async () => {
