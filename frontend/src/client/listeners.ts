@@ -32,12 +32,12 @@ export class Listeners {
   };
 
   changed(): void {
-    for (const listener of [...this.#changes]) this.#run(listener);
+    for (const listener of [...this.#changes]) runCallback(this.#timers, listener);
   }
 
   message(message: ServerMessage): void {
     for (const type of [message.type, "*"]) {
-      for (const handler of [...(this.#messages.get(type) ?? [])]) this.#run(() => handler(message));
+      for (const handler of [...(this.#messages.get(type) ?? [])]) runCallback(this.#timers, () => handler(message));
     }
   }
 
@@ -45,15 +45,15 @@ export class Listeners {
     this.#changes.clear();
     this.#messages.clear();
   }
+}
 
-  /** An exception of a callback is thrown later, so that it does not interrupt the client. */
-  #run(callback: () => void): void {
-    try {
-      callback();
-    } catch (error) {
-      this.#timers.setTimeout(() => {
-        throw error;
-      }, 0);
-    }
+/** Calls back. An exception of the callback is thrown later, so that it does not interrupt the client. */
+export function runCallback(timers: Timers, callback: () => void): void {
+  try {
+    callback();
+  } catch (error) {
+    timers.setTimeout(() => {
+      throw error;
+    }, 0);
   }
 }

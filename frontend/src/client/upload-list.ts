@@ -12,6 +12,7 @@ import { tooMany, type FileSource, type Upload, type UploadedFile, type UploadIt
 import type { Ports } from "../ports.js";
 import { RequestError, type UploadList } from "./api.js";
 import { USER_CHANGED } from "./errors.js";
+import { runCallback } from "./listeners.js";
 import type { ClientUploads } from "./uploads.js";
 
 const AT_ONCE = 3; // a browser has six connections to a server
@@ -92,7 +93,7 @@ export class UploadListState implements UploadList {
       if (this.#running.size >= AT_ONCE) break;
       if (status === "waiting" && source !== null) this.#begin(key, source);
     }
-    for (const listener of [...this.#listeners]) listener();
+    for (const listener of [...this.#listeners]) runCallback(this.#ports.timers, listener);
   }
 
   #begin(key: string, source: FileSource): void {

@@ -15,6 +15,7 @@ import {
 import type { Cancel, HttpAnswer, Ports } from "../ports.js";
 import type { ErrorBody } from "../protocol/messages.js";
 import { userChanged } from "./errors.js";
+import { runCallback } from "./listeners.js";
 
 export type UploadResult = { readonly file: UploadedFile } | { readonly error: ErrorBody };
 
@@ -125,8 +126,9 @@ export class RunningUpload {
       return;
     }
     this.#retry = { at: this.#ports.timers.now() + delay, error: body };
-    this.#report(0);
     this.#timer = this.#ports.timers.setTimeout(() => void this.#attempt(), delay);
+    // The application may abort the upload when it is told.
+    this.#report(0);
   }
 
   /** Ends an attempt that makes no progress. */
@@ -145,7 +147,8 @@ export class RunningUpload {
 
   #report(sent: number): void {
     this.#sent = sent;
-    this.#options.onProgress?.({ sent, total: this.#file.size, retry: this.#retry });
+    const progress = { sent, total: this.#file.size, retry: this.#retry };
+    runCallback(this.#ports.timers, () => this.#options.onProgress?.(progress));
   }
 
   #finish(result: UploadResult): void {

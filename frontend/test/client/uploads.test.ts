@@ -264,6 +264,51 @@ describe("an upload that the server refuses", () => {
   });
 });
 
+describe("a callback of the application", () => {
+  it("that throws does not stop the upload", async () => {
+    const upload = client.uploadFile(PHOTO, {
+      onProgress: () => {
+        throw new Error("the application's own");
+      },
+    });
+    await settled();
+    files.last.breakOff();
+    await expect(browser.clock.advance(0)).rejects.toThrow("the application's own");
+    await expect(browser.clock.advance(1_000)).rejects.toThrow("the application's own");
+    await settled();
+    files.last.answer();
+    expect(await upload.done).toMatchObject({ file_id: "file-2" });
+  });
+
+  it("that throws does not stop the other uploads of a list, nor its other listeners", async () => {
+    const list = client.createUploads();
+    let isFaulty = true;
+    list.subscribe(() => {
+      if (isFaulty) throw new Error("the application's own");
+    });
+    let changes = 0;
+    list.subscribe(() => (changes += 1));
+    list.add([PHOTO]);
+    expect(changes).toBe(1);
+    await expect(browser.clock.advance(0)).rejects.toThrow("the application's own");
+    isFaulty = false;
+    await settled();
+    files.last.answer();
+    await settled();
+    expect(list.getSnapshot().map(({ status }) => status)).toEqual(["done"]);
+  });
+
+  it("may abort the upload that broke off, and no timer is left", async () => {
+    const timers = browser.clock.waiting;
+    const upload = client.uploadFile(PHOTO, { onProgress: ({ retry }) => retry !== null && upload.abort() });
+    const result = upload.done.catch((error: unknown) => error);
+    await settled();
+    files.last.breakOff();
+    expect(await result).toMatchObject({ body: { code: "ABORTED" } });
+    expect(browser.clock.waiting).toBe(timers);
+  });
+});
+
 describe("the end of an upload", () => {
   it.each([
     ["abort", "ABORTED", (upload: Watched) => upload.abort()],
