@@ -97,7 +97,7 @@ export class Rooms {
       if (isOver) return;
       isOver = true;
       use.users -= 1;
-      if (use.users === 0) this.#timers.set(key, LINGER, () => this.#leave(key));
+      if (use.users === 0 && this.#uses.has(key)) this.#timers.set(key, LINGER, () => this.#leave(key));
     };
   }
 

@@ -106,6 +106,15 @@ describe("the client", () => {
     expect(tab.listeners).toBe(0);
   });
 
+  it("leaves no timer when its rooms and threads are left after it is closed", async () => {
+    const { browser, client } = await connected();
+    const leave = [client.joinRoom("news"), client.watchThread("t"), client.followThreads()];
+    await browser.clock.advance(10);
+    client.close();
+    for (const one of leave) one();
+    expect(browser.clock.waiting).toBe(0);
+  });
+
   it("shows the newest error, whatever its timestamp says", async () => {
     const { browser, client } = await connected();
     await client.sendMessage({ type: "nonsense" });
