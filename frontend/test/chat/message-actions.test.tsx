@@ -298,6 +298,38 @@ describe("a rating", () => {
       "Your rating was not stored. The server cannot do this now.",
     ]);
   });
+
+  /** Answers the request that waits. */
+  const refuse = async (): Promise<void> => {
+    const { server } = page.browser;
+    const { correlation_id } = server.of("feedback").at(-1) ?? {};
+    await act(async () => server.error(server.socket, "SERVICE_UNAVAILABLE", correlation_id));
+    await page.pass();
+  };
+
+  it("stays as the user changed it, if the one before it is not stored", async () => {
+    await page.answered("hello", "hi");
+    await page.click("Good answer");
+    page.browser.server.isMute = true;
+    await page.click("Good answer");
+    await page.click("Bad answer");
+    page.browser.server.isMute = false;
+    await refuse();
+    expect(feedback().slice(1)).toMatchObject([{ rating: null }, { rating: "down" }]);
+    expect([...pressed(), ...page.texts(".actions [role=alert]")]).toEqual(["false", "true"]);
+  });
+
+  it("is the last one that the server has stored, if several are not stored", async () => {
+    await page.answered("hello", "hi");
+    await page.click("Bad answer");
+    page.browser.server.isMute = true;
+    await page.click("Good answer");
+    await page.click("Good answer");
+    await refuse();
+    await refuse();
+    expect(pressed()).toEqual(["false", "true"]);
+    expect(page.texts(".actions [role=alert]")).toHaveLength(1);
+  });
 });
 
 describe("a message", () => {

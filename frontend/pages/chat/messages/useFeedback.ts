@@ -23,27 +23,34 @@ export function useFeedback(entry: AgentEntry, threadId: string): Rated {
   const [given, setGiven] = useState<Feedback | null>(null);
   const [problem, setProblem] = useState<ErrorBody | null>(null);
   const queue = useRef(Promise.resolve());
+  /** The newest rating, and the last one that the server has stored since this answer is shown. */
+  const newest = useRef<Feedback | null>(null);
+  const accepted = useRef<Feedback | null>(null);
   const stored = storedIn(entry);
   const { rating, comment } = given ?? stored;
 
   const rate = useCallback(
     (next: Feedback["rating"], text = "") => {
-      const before = { rating, comment };
-      setGiven({ rating: next, comment: text });
+      const mine = { rating: next, comment: text };
+      newest.current = mine;
+      setGiven(mine);
       setProblem(null);
       // One after the other: the last one counts.
       queue.current = queue.current
         .then(async () => {
           const id = message_id ?? (await idOf(client, threadId, run_id));
           await client.sendFeedback(id, next, ...(text === "" ? [] : [text]));
+          accepted.current = mine;
         })
         .catch((error: unknown) => {
           if (!(error instanceof RequestError)) throw error;
-          setGiven(before);
+          // The user has changed it meanwhile.
+          if (newest.current !== mine) return;
+          setGiven(accepted.current);
           setProblem(error.body);
         });
     },
-    [client, threadId, message_id, run_id, rating, comment],
+    [client, threadId, message_id, run_id],
   );
   return { rating, comment, problem, rate };
 }
