@@ -141,4 +141,36 @@ describe("the whole history", () => {
     const busy = Array.from({ length: 5 }, () => "RATE_LIMIT_EXCEEDED");
     await expect(loadAll(client(...busy), "t", () => undefined)).rejects.toThrow("RATE_LIMIT_EXCEEDED");
   });
+
+  describe("that is left while it is loaded", () => {
+    /** Leaves the conversation once the export waits for the server, which then answers. */
+    const leaveAt = async (item: string): Promise<void> => {
+      const { server } = page.browser;
+      await page.answered("hello", "hi");
+      server.isMute = true;
+      await page.click(item);
+      await page.show("other");
+      await page.pass(2_000);
+      await page.show("third");
+      server.isMute = false;
+      const { correlation_id } = server.of("get_thread_history").find(({ payload }) => payload.before !== undefined) ?? {};
+      const messages = server.threads.get("t") ?? [];
+      await act(async () => server.control(server.socket, "thread_history", { thread_id: "t", messages, has_more: false }, correlation_id));
+      await page.pass(50);
+      await act(async () => new Promise((resolve) => requestAnimationFrame(() => resolve())));
+    };
+
+    it("is downloaded nevertheless", async () => {
+      await leaveAt("Download as Markdown");
+      expect(files.map(({ name }) => name)).toEqual(["hello.md"]);
+      expect(await textOf(files[0]?.blob ?? new Blob([]))).toContain("hello\n\n## Echo");
+    });
+
+    it("is not printed: the page shows another one", async () => {
+      const print = vi.fn();
+      vi.stubGlobal("print", print);
+      await leaveAt("Print");
+      expect(print).not.toHaveBeenCalled();
+    });
+  });
 });

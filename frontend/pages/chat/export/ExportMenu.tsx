@@ -1,6 +1,6 @@
 // The menu of the open conversation: copied or downloaded as Markdown, and printed, each as a whole.
 
-import { useEffect, useState } from "react";
+import { useEffect, useRef, useState } from "react";
 import { RequestError } from "../../../src/index.ts";
 import { useNetraClient } from "../../../src/react/index.ts";
 import { CopyIcon, DownloadIcon } from "../../shared/icons.tsx";
@@ -24,6 +24,14 @@ export function ExportMenu({ title }: { title: string }) {
   const { threadId } = useActions();
   const client = useNetraClient();
   const [status, setStatus] = useState<Status | null>(null);
+  /** The conversation on the page. */
+  const shown = useRef<string | null>(null);
+  useEffect(() => {
+    shown.current = threadId;
+    return () => {
+      shown.current = null;
+    };
+  }, [threadId]);
   useEffect(() => {
     if (status?.isOver !== true) return undefined;
     const timer = setTimeout(() => setStatus(null), SHOWN_MS);
@@ -32,11 +40,17 @@ export function ExportMenu({ title }: { title: string }) {
 
   const load = async () => {
     setStatus({ text: "Loading the whole conversation…", isOver: false });
-    await loadAll(client, threadId, (count) =>
-      setStatus({ text: `Loading the whole conversation… ${count} earlier messages`, isOver: false }),
-    );
-    const { messages, session } = client.getSnapshot();
-    return conversationMarkdown(title, messages, threadId, (name) => titleOfAgent(session?.agents ?? [], name));
+    // The state has the messages of the threads that are open or watched; the user may open another one.
+    const leave = client.watchThread(threadId);
+    try {
+      await loadAll(client, threadId, (count) =>
+        setStatus({ text: `Loading the whole conversation… ${count} earlier messages`, isOver: false }),
+      );
+      const { messages, session } = client.getSnapshot();
+      return conversationMarkdown(title, messages, threadId, (name) => titleOfAgent(session?.agents ?? [], name));
+    } finally {
+      leave();
+    }
   };
   /** @param work Returns what to tell the user. */
   const run = (work: () => Promise<string>) => {
@@ -82,7 +96,7 @@ export function ExportMenu({ title }: { title: string }) {
                 await load();
                 // Rendered before the browser takes the page.
                 await new Promise((resolve) => requestAnimationFrame(() => resolve(null)));
-                print();
+                if (shown.current === threadId) print();
                 return "";
               }),
           },
