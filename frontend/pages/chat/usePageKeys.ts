@@ -36,8 +36,9 @@ export function usePageKeys({ threadId, panel, searchBox, onNew, onStop }: Parts
       onCommand("copy-last", () => {
         const { messages } = client.getSnapshot();
         const answer = messages.findLast((entry) => entry.role === "agent" && threadOf(entry) === threadId);
-        // Without https a page must not copy.
-        if (answer) navigator.clipboard.writeText(answer.content).catch(() => undefined);
+        // Absent in a page without https, whatever its type says.
+        const clipboard = navigator.clipboard as Clipboard | undefined;
+        if (answer) clipboard?.writeText(answer.content).catch(() => undefined);
       }),
     [client, threadId],
   );

@@ -249,6 +249,29 @@ describe("the agents", () => {
   });
 });
 
+describe("the key that copies the last answer", () => {
+  const copy = (): Promise<boolean> => page.press("a", { altKey: true, code: "KeyA" });
+
+  it("copies its text", async () => {
+    const copied: string[] = [];
+    const clipboard = { writeText: (text: string) => Promise.resolve(copied.push(text)) };
+    Object.defineProperty(navigator, "clipboard", { value: clipboard, configurable: true });
+    await page.answered("hello", "hi");
+    expect(await copy()).toBe(true);
+    expect(copied).toEqual(["hi"]);
+  });
+
+  it("does nothing without https, where a page has no clipboard", async () => {
+    Object.defineProperty(navigator, "clipboard", { value: undefined, configurable: true });
+    const faults = vi.fn((event: ErrorEvent) => event.preventDefault());
+    addEventListener("error", faults);
+    await page.answered("hello", "hi");
+    expect(await copy()).toBe(true);
+    removeEventListener("error", faults);
+    expect(faults).not.toHaveBeenCalled();
+  });
+});
+
 describe("a rating", () => {
   const feedback = (): unknown[] => page.browser.server.of("feedback").map(({ payload }) => payload);
   const pressed = (): (string | null)[] => page.all(".thumb").map((one) => one.getAttribute("aria-pressed"));
