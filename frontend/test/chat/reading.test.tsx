@@ -41,25 +41,34 @@ describe("the earlier messages", () => {
   let answersHistory: (() => Promise<void>) | null;
   let isHeld: boolean;
 
-  /** A history of so many messages, which the server gives in pages. */
+  /** So many messages. @param prefix Of their ids, and of those of their runs. */
+  const history = (count: number, prefix: string): HistoryMessage[] =>
+    Array.from({ length: count }, (_, index) => {
+      const run = { run_id: `${prefix}r${index}`, agent_name: "echo", status: "completed" as const };
+      return {
+        message_id: `${prefix}m${index}`,
+        role: index % 2 === 0 ? "user" : "agent",
+        content: `message ${index}`,
+        created_at: 1_000 + index,
+        ...(index % 2 === 0 ? {} : { reply_to: `${prefix}m${index - 1}`, run }),
+      };
+    });
+
+  /** The threads `t` and `u` with so many messages each, which the server gives in pages. */
   function keep(count: number): void {
     const { server } = page.browser;
-    const all = Array.from({ length: count }, (_, index): HistoryMessage => ({
-      message_id: `m${index}`,
-      role: index % 2 === 0 ? "user" : "agent",
-      content: `message ${index}`,
-      created_at: 1_000 + index,
-      ...(index % 2 === 0 ? {} : { reply_to: `m${index - 1}`, run: { run_id: `r${index}`, agent_name: "echo", status: "completed" as const } }),
-    }));
+    const threads = new Map([["t", history(count, "")], ["u", history(count, "u-")]]);
     server.threads.set("other", []);
     isHeld = false;
     answersHistory = null;
     server.intercept = (socket, { type, payload, correlation_id }) => {
-      if (type !== "get_thread_history" || payload.thread_id !== "t" || server.rejection !== null) return false;
-      const { limit = PAGE, before } = payload;
+      if (type !== "get_thread_history" || server.rejection !== null) return false;
+      const { limit = PAGE, before, thread_id } = payload;
+      const all = threads.get(thread_id);
+      if (all === undefined) return false;
       const end = before === undefined ? all.length : all.findIndex(({ message_id }) => message_id === before);
       const begin = Math.max(end - limit, 0);
-      const answer = { thread_id: "t", messages: all.slice(begin, end), has_more: begin > 0 };
+      const answer = { thread_id, messages: all.slice(begin, end), has_more: begin > 0 };
       const give = (): void => server.control(socket, "thread_history", answer, correlation_id);
       if (isHeld) {
         answersHistory = async () => {
@@ -127,6 +136,26 @@ describe("the earlier messages", () => {
     expect(requests()).toHaveLength(2);
     await answersHistory?.();
     expect(buttons()).toEqual([]);
+    expect(listed()).toHaveLength(2 * PAGE);
+  });
+
+  it("are requested once, also if those of another conversation are requested meanwhile", async () => {
+    keep(2 * PAGE);
+    await page.show();
+    isHeld = true;
+    await load();
+    const answerFirst = answersHistory;
+    isHeld = false;
+    await page.show("u");
+    isHeld = true;
+    await load();
+    await page.show();
+    expect(buttons()[0]?.textContent).toBe("Loading…");
+    await page.show("u");
+    await answerFirst?.();
+    expect(buttons()[0]?.textContent).toBe("Loading…");
+    await answersHistory?.();
+    expect(status()).toBe("50 earlier messages are shown above.");
     expect(listed()).toHaveLength(2 * PAGE);
   });
 

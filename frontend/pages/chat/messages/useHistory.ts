@@ -20,10 +20,8 @@ export function useHistory(threadId: string): History {
   const loadThread = useNetra((netra) => netra.loadThread);
   const oldest = useNetra((netra) => conversationOf(netra, threadId).oldest);
   const [more, setMore] = useState<Readonly<Record<string, boolean>>>({});
-  const [{ thread, progress }, setState] = useState<{ readonly thread: string; readonly progress: Progress }>({
-    thread: threadId,
-    progress: "none",
-  });
+  /** By thread: the pages of several may be loaded at once. */
+  const [all, setAll] = useState<ReadonlyMap<string, Progress>>(new Map());
   const paged = useRef(new Set<string>());
 
   useEffect(
@@ -36,11 +34,16 @@ export function useHistory(threadId: string): History {
     [subscribe],
   );
 
-  const shown = thread === threadId ? progress : "none";
-  const isLoading = shown === "loading";
+  const progress = all.get(threadId) ?? "none";
+  const isLoading = progress === "loading";
+  // The result is reported once.
+  useEffect(
+    () => () => setAll((known) => new Map([...known].filter(([id, value]) => id !== threadId || value === "loading"))),
+    [threadId],
+  );
   const loadEarlier = useCallback(() => {
     if (oldest === undefined || isLoading) return;
-    const report = (value: Progress) => setState({ thread: threadId, progress: value });
+    const report = (value: Progress) => setAll((known) => new Map(known).set(threadId, value));
     report("loading");
     paged.current.add(threadId);
     loadThread(threadId, { limit: PAGE, before: oldest }).then(
@@ -51,5 +54,5 @@ export function useHistory(threadId: string): History {
       () => report("failed"),
     );
   }, [loadThread, threadId, oldest, isLoading]);
-  return { hasEarlier: more[threadId] === true, progress: shown, loadEarlier };
+  return { hasEarlier: more[threadId] === true, progress, loadEarlier };
 }
