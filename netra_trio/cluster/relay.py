@@ -60,7 +60,7 @@ class RelayTransport:
         raise MessageTooBig
 
     async def send(self, frames: Sequence[bytes], *, ping: bool = False) -> bool:
-        """Send text messages; return whether the client does not keep up."""
+        """Send messages; return whether the client does not keep up."""
         header: JsonObject = {"sizes": [len(frame) for frame in frames], "ping": ping}
         binary = [place for place, frame in enumerate(frames) if type(frame) is BinaryFrame]
         if binary:

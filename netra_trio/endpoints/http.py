@@ -126,7 +126,9 @@ class Router:
             answer = await self._answer(call)
         except Refused as refused:
             answer = refusal(refused.problem, services.wall_clock(), request, call.path, note)
-        if answer is not None:  # else it was a stream, whose duration is that of a run
+        # None: the client has left, or it got a stream, a download or the answer of a long-poll,
+        # whose duration is that of a run, a transfer or a wait.
+        if answer is not None:
             await responder.answer(answer)
             note(RequestAnswered(self._endpoint_name(call.path), trio.current_time() - since))
 

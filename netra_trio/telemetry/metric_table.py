@@ -217,7 +217,8 @@ METRICS: tuple[Metric, ...] = (
         "histogram",
         "health",
         "http_request_duration_seconds",
-        "Duration of HTTP requests; /ws/config is service discovery",
+        "Duration of HTTP requests except streams, downloads and long-polls; /ws/config is service "
+        "discovery",
         lambda m, _: m.requests,
         "endpoint",
     ),

@@ -93,7 +93,7 @@ class AsgiTransport:
         return None
 
     async def send(self, frames: Sequence[bytes], *, ping: bool = False) -> bool:
-        """Send text messages, and a ping where the host has the extension.
+        """Send messages, and a ping where the host has the extension.
 
         Returns whether it took longer than `LAG_SECONDS`: an ASGI server does not tell if it waited
         for the peer.

@@ -53,9 +53,9 @@ class Transport(Protocol):
         ...
 
     async def send(self, frames: Sequence[bytes], *, ping: bool = False) -> bool:
-        """Send text messages (UTF-8), in one write where the transport can.
+        """Send messages, in one write where the transport can.
 
-        A `BinaryFrame` among them is sent as a binary message, in its place.
+        A `BinaryFrame` is sent as a binary message, any other frame as a text message (UTF-8).
 
         With `ping`, a protocol ping follows them where the transport can send one.
 

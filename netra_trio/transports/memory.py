@@ -254,7 +254,7 @@ class MemoryTransport:
         return frame
 
     async def send(self, frames: Sequence[bytes], *, ping: bool = False) -> bool:
-        """Send text messages, and a ping; each waits for room at most the send timeout."""
+        """Send messages, and a ping; each waits for room at most the send timeout."""
         waits = [await self._put(_received(frame)) for frame in frames]
         if ping:
             waits.append(await self._put(None))

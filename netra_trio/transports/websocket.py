@@ -107,7 +107,7 @@ class WebSocketTransport:
                 await self._control(event)
 
     async def send(self, frames: Sequence[bytes], *, ping: bool = False) -> bool:
-        """Send text messages, and a ping, in one write; return whether it waited for the peer."""
+        """Send messages, and a ping, in one write; return whether it waited for the peer."""
         end = frame(Opcode.PING, b"") if ping else b""
         if self._deflate is not None and self._deflate.compresses(frames):
             return await self._write(end, compressed=frames)
