@@ -81,14 +81,12 @@ class Member:
         after: The position to begin after; None for new events only.
         started: The answer to its join, or the error.
         place: The position of its newest event; None before its start.
-        is_removed: Whether the server has ended its membership.
     """
 
     feed: Feed
     after: Place | None = None
     started: Reply[Joined] = field(factory=Reply)
     place: Place | None = None
-    is_removed: bool = False
 
     def start(self, joined: Joined) -> None:
         """Start it at a position; the events after that follow."""
@@ -354,5 +352,4 @@ class Membership(ABC):
         if member.place is None:
             member.started.settle(failure=failure)
         else:
-            member.is_removed = True
             member.feed.finish(failure)

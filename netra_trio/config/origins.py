@@ -1,7 +1,7 @@
 """The origin policy: origins are parsed and compared part by part, never matched as text.
 
 >>> policy = OriginPolicy.parse("production", ["https://*.example.com"])
->>> policy.allows("https://app.example.com")
+>>> policy.refusal("https://app.example.com") is None
 True
 >>> policy.refusal("https://example.com")
 "the origin 'https://example.com' is not allowed"
@@ -298,10 +298,6 @@ class OriginPolicy:
         if faults:
             raise ValueError("\n".join(faults))
         return cls(tuple(patterns), loopback=environment != PRODUCTION)
-
-    def allows(self, origin: str) -> bool:
-        """Return whether pages of this origin may connect."""
-        return self.refusal(origin) is None
 
     def refusal(self, origin: str) -> str | None:
         """Return why `origin` is refused, in a short text that is safe to show; None if allowed."""

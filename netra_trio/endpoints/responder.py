@@ -27,7 +27,6 @@ class Responder:
         send_timeout: Seconds that one send may take; infinity where the host bounds it.
 
     Attributes:
-        has_started: Whether the answer was begun.
         is_gone: Whether the client has left.
     """
 
@@ -38,12 +37,10 @@ class Responder:
         self._send = send
         self._headers = headers
         self._send_timeout = send_timeout
-        self.has_started = False
         self.is_gone = False
 
     async def answer(self, answer: Answer) -> None:
         """Send a whole answer."""
-        self.has_started = True
         await send_answer(self._send, "http", answer, self._headers)
 
     async def start(self, headers: Mapping[str, str], status: int = 200) -> None:
@@ -52,7 +49,6 @@ class Responder:
         Raises:
             TransportClosed: If the client has left, or takes nothing.
         """
-        self.has_started = True
         headers = {**headers, **self._headers, "x-content-type-options": "nosniff"}
         await self._put(
             {

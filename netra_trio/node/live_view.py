@@ -26,6 +26,7 @@ from netra_trio.protocol.admin import (
     PART_SECONDS,
     SAMPLE_SECONDS,
     NodeGone,
+    NodeHistory,
     State,
 )
 from netra_trio.protocol.fields import JsonObject
@@ -197,21 +198,25 @@ class LiveView:
     def _encoded_history(self) -> list[bytes]:
         """Return the last hour as JSON, in as many parts as an event has room for."""
         parts = self._parts
-        header = {"kind": "history", "node": parts.node, "at": parts.wall_clock()}
-        groups: list[list[bytes]] = [[]]
+        groups: list[list[Any]] = [[]]  # of encoded samples
         size = 0
         for sample in self._samples.all:
             if size + len(sample) > SAMPLES_BYTES:
                 groups.append([])
                 size = 0
-            groups[-1].append(sample)
+            groups[-1].append(orjson.Fragment(sample))
             size += len(sample) + 1
-        return [
-            orjson.dumps(
-                {**header, "interval": SAMPLE_SECONDS, "samples": [*map(orjson.Fragment, group)]}
-            )
+        histories: list[NodeHistory] = [
+            {
+                "kind": "history",
+                "node": parts.node,
+                "at": parts.wall_clock(),
+                "interval": SAMPLE_SECONDS,
+                "samples": group,
+            }
             for group in groups
         ]
+        return [*map(orjson.dumps, histories)]
 
     async def _publish(self, content: bytes, *, key: str | None = None) -> bool:
         """Publish a content; return False if the broker is not available."""

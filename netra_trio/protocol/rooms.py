@@ -2,8 +2,6 @@
 
 >>> thread_room(UserId("alice"), ThreadId("main"))
 'thread:8WoaVag--TYbdxxQfBdqTA'
->>> is_own_room("thread:abc"), is_own_room("news")
-(True, False)
 """
 
 import re
@@ -50,11 +48,6 @@ def check_room_name(name: str) -> None:
     """
     if not is_room_name(name):
         raise ValueError(f"room: expected {_ROOM_NAME_TEXT}, got {name[:40]!r}")
-
-
-def is_own_room(name: str) -> bool:
-    """Whether a room is one of the server's own: of a thread or of a user."""
-    return name.startswith((THREAD_PREFIX, USER_PREFIX))
 
 
 def thread_room(user_id: UserId, thread_id: ThreadId) -> str:

@@ -58,11 +58,9 @@ class Alive:
 
     Attributes:
         size: Bytes of its payload.
-        is_fragment: Whether it is a fragment of a message.
     """
 
     size: int
-    is_fragment: bool
 
 
 @frozen
@@ -218,7 +216,7 @@ class InboundFrames:
         if frame.opcode is Opcode.PING:
             return Pinged(bytes(frame.data))
         if frame.opcode is Opcode.PONG:
-            return Alive(len(frame.data), is_fragment=False)
+            return Alive(len(frame.data))
         return self._data_event(frame)
 
     def _data_event(self, frame: Frame) -> InboundEvent:
@@ -232,7 +230,7 @@ class InboundFrames:
             return self._whole(bytes(frame.data))
         self._message += frame.data
         if not frame.fin:
-            return Alive(len(frame.data), is_fragment=True)
+            return Alive(len(frame.data))
         data = bytes(self._message)
         self._message = bytearray()
         return self._whole(data)

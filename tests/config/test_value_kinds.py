@@ -105,7 +105,7 @@ def test_lists_ignore_blanks_and_repetitions(tmp_path: Path) -> None:
     )
     assert outcome.settings.jwt_algorithms == ("HS512", "HS256")
     assert outcome.settings.allowed_origins == ("https://a.example.com", "https://*.example.org")
-    assert outcome.settings.origins.allows("https://x.example.org")
+    assert outcome.settings.origins.refusal("https://x.example.org") is None
     assert outcome.settings.origins is outcome.settings.origins
 
 

@@ -174,11 +174,11 @@ def test_an_unfinished_message_takes_the_memory_of_its_bytes(size: int) -> None:
     frames = InboundFrames(MAX_BYTES)
     fragment = client_frame(CONT, b"x" * size, final=False)
     frames.feed(client_frame(TEXT, b"", final=False))
-    assert frames.next_event() == Alive(0, is_fragment=True)
+    assert frames.next_event() == Alive(0)
     kept = 0
     for _ in range((MAX_BYTES - 1) // size):
         frames.feed(fragment)
-        assert frames.next_event() == Alive(size, is_fragment=True)
+        assert frames.next_event() == Alive(size)
         assert frames.next_event() is None
         kept += size
     # A bytearray grows by an eighth at most.
