@@ -39,7 +39,6 @@ RSA, EC, ED = (SIGNERS[name] for name in ("RS256", "ES256", "EdDSA"))
 OTHER_RSA = Signer.new("RS256", RSA.kid)
 OTHER_EC = Signer.new("ES256", EC.kid)
 OTHER_ED = Signer.new("EdDSA", ED.kid)
-SIGNED_BY = {"RS256": RSA, "ES256": EC, "EdDSA": ED}
 
 MALFORMED = "The token is malformed."
 SHAPE = "The token is not three parts in base64url with dots between them."

@@ -2,7 +2,7 @@
 
 import re
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -36,8 +36,6 @@ PRODUCTION = {
 }
 FILES_MAX_BYTES = Settings().files_max_bytes
 BEATS = 8  # of which three last as long as nginx waits
-
-Starting = Callable[..., tuple[Server, Nginx]]
 
 
 @pytest.fixture(scope="module")

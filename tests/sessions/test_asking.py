@@ -25,7 +25,6 @@ from netra_trio.stores.memory import MemoryStore
 from netra_trio.stores.questions import NewQuestion
 
 NO_HEARTBEAT: dict[str, Any] = {"heartbeat_interval_ms": 3_600_000}
-TWO: dict[str, Any] = {"acknowledging": True}
 
 
 async def ask_for_color(run: Run) -> Any:

@@ -82,11 +82,6 @@ class Server:
         return f"unix://{self.socket}"
 
     @property
-    def tcp_url(self) -> str:
-        """The URL of its port."""
-        return f"redis://{HOST}:{self.port}"
-
-    @property
     def log(self) -> str:
         """Its log."""
         return (self.folder / "log").read_text(errors="replace")

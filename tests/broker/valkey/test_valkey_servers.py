@@ -35,7 +35,6 @@ from netra_trio.ids import new_node_id
 STORED, STALE = Appended.STORED, Appended.STALE
 PASSWORD = "s3cr3t /:@%"
 ENCODED = quote(PASSWORD, safe="")
-NEEDED = ("-script", "-evalsha", "-xadd", "-publish")
 
 
 async def refusal(url: str) -> str:

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import psycopg
 import pytest
@@ -27,8 +26,6 @@ from netra_trio.stores.sql.database import CONNECTIONS, STATEMENT_SECONDS, Datab
 from netra_trio.stores.sql.errors import reason
 from netra_trio.stores.sql.schema import ExactText, users
 from netra_trio.stores.sql.store import SqlStore
-
-T = TypeVar("T")
 
 SECRET = "hunter2"
 PATIENCE = 100  # seconds: a bound on what hangs

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -41,8 +41,6 @@ from netra_trio.stores.sql.migrate import SCRIPTS, current_revision, migrate
 from netra_trio.stores.sql.migrations.versions import v0006_threads
 from netra_trio.stores.sql.schema import REVISIONS, exact, metadata
 from netra_trio.stores.sql.store import SqlStore
-
-T = TypeVar("T")
 
 OLD = Path(__file__).with_name("old_0001.sql")
 OURS = sorted(metadata.tables)

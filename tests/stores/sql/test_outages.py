@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import trio
@@ -41,8 +41,6 @@ from netra_trio.stores.base import NewMessage, User
 from netra_trio.stores.sql import write_behind
 from netra_trio.stores.sql.database import Database
 from netra_trio.stores.sql.store import SqlStore
-
-T = TypeVar("T")
 
 pytestmark = pytest.mark.usefixtures("short_retry")
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import trio
@@ -37,8 +37,6 @@ from netra_trio.stores.sql.retention import DAY, delete_old
 from netra_trio.stores.sql.schema import messages, runs, threads
 from netra_trio.stores.sql.store import SqlStore
 from netra_trio.stores.sql.upkeep import Upkeep
-
-T = TypeVar("T")
 
 NOW = 1_700_000_000.0  # Unix seconds
 DAYS = 7

@@ -1,6 +1,6 @@
 """Several servers on one database."""
 
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, delete
@@ -28,8 +28,6 @@ from netra_trio.stores.base import Duplicate, User
 from netra_trio.stores.sql.batch import Batch
 from netra_trio.stores.sql.entries import RecordMessage
 from netra_trio.stores.sql.schema import threads
-
-T = TypeVar("T")
 
 pytestmark = pytest.mark.usefixtures("short_retry")
 

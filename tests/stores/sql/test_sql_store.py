@@ -1,7 +1,5 @@
 """`SqlStore` beyond the contract: queries, bounds, opening and closing."""
 
-from typing import TypeVar
-
 import pytest
 import trio
 import trio.testing
@@ -35,8 +33,6 @@ from netra_trio.stores.sql.entries import RecordMessage
 from netra_trio.stores.sql.migrate import current_revision
 from netra_trio.stores.sql.schema import REVISIONS, messages, runs, threads
 from netra_trio.stores.sql.store import SqlStore
-
-T = TypeVar("T")
 
 pytestmark = pytest.mark.usefixtures("short_retry")
 
