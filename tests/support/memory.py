@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-import orjson
 import trio
 from attrs import define, evolve, field
 
@@ -33,6 +32,7 @@ from netra_trio.stores.base import Store
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.transports.base import Transport
 from netra_trio.transports.memory import MemoryClient, MemoryTransport, memory_pair
+from support.frame_client import FrameClient
 
 SECRET = "a-secret-of-at-least-thirty-two-bytes"
 EPOCH = 1_800_000_000.0  # Unix seconds at second 0 of the virtual clock
@@ -48,73 +48,30 @@ def wall_clock() -> float:
 
 
 @define(eq=False)
-class Client:
+class Client(FrameClient):
     """A client over the memory transport.
 
     Attributes:
         peer: The client's end of the transport.
         transport: The server's end.
-        hello: The first frame.
         ended: Why the connection ended.
         refused: The error of a connection that was refused.
         done: Set when the call of `Node.serve` has returned.
         scope: The cancel scope of that call.
-        skipped: Types of frames that are dropped. The other sessions of a user change its threads
-            at any time, so only tests of that receive `thread_changed`.
     """
 
     peer: MemoryClient
     transport: MemoryTransport
-    hello: Frame = field(factory=dict)
     ended: EndReason | None = None
     refused: Refused | None = None
     done: trio.Event = field(factory=trio.Event)
     scope: trio.CancelScope = field(factory=trio.CancelScope)
-    skipped: frozenset[str] = frozenset({"thread_changed"})
 
-    async def send(
-        self, kind: str, payload: Any = None, correlation_id: str | None = None, **more: Any
-    ) -> None:
-        """Send a message."""
-        frame: Frame = {"type": kind, **more}
-        if payload is not None:
-            frame["payload"] = payload
-        if correlation_id is not None:
-            frame["correlation_id"] = correlation_id
-        await self.send_raw(orjson.dumps(frame).decode())
+    async def send_raw(self, data: str | bytes) -> None:
+        await self.peer.send(data)
 
-    async def send_raw(self, text: str | bytes) -> None:
-        """Send a text frame (`str`) or a binary one (`bytes`) unchanged."""
-        await self.peer.send(text)
-
-    async def say(self, content: str, correlation_id: str | None = None, **payload: Any) -> None:
-        """Send a `user_message`."""
-        await self.send("user_message", {"content": content, **payload}, correlation_id)
-
-    async def next(self) -> Frame:
-        """Return the next frame that is not skipped."""
-        while True:
-            frame: Frame = orjson.loads(await self.peer.receive())
-            if frame["type"] not in self.skipped:
-                return frame
-
-    async def expect(self, kind: str) -> Frame:
-        """Return the next frame, which must have this type."""
-        frame = await self.next()
-        assert frame["type"] == kind, frame
-        return frame
-
-    async def until(self, kind: str) -> list[Frame]:
-        """Return the frames up to and including the next one of this type."""
-        frames = [await self.next()]
-        while frames[-1]["type"] != kind:
-            frames.append(await self.next())
-        return frames
-
-    async def error(self) -> Frame:
-        """Return the payload of the next frame, which must be an error."""
-        payload: Frame = (await self.expect("error"))["payload"]
-        return payload
+    async def receive_raw(self) -> bytes:
+        return await self.peer.receive()
 
     async def sync(self) -> list[Frame]:
         """Send a ping, and return the frames before its pong: all sent frames are handled then."""

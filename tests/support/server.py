@@ -31,6 +31,7 @@ import trio_websocket
 from attrs import define, field, frozen
 
 from support.forking import begin
+from support.frame_client import FrameClient
 
 SECRET = "outside-tests-sign-with-this-secret-of-forty-eight"
 # Bounds on what hangs, in seconds. A busy machine takes many times as long as an idle one, and no
@@ -333,59 +334,20 @@ def bearer(user: str = "alice", **options: Any) -> tuple[str, str]:
 
 
 @define(eq=False)
-class Client:
-    """A client with an independent WebSocket implementation: trio-websocket.
-
-    Attributes:
-        skipped: Types of frames that are dropped: those that come at any time.
-    """
+class Client(FrameClient):
+    """A client with an independent WebSocket implementation: trio-websocket."""
 
     socket: trio_websocket.WebSocketConnection
-    hello: Frame = field(factory=dict)
-    skipped: frozenset[str] = frozenset({"heartbeat", "thread_changed"})
-
-    async def send(self, kind: str, payload: Any = None, correlation_id: str | None = None) -> None:
-        """Send a message."""
-        frame: Frame = {"type": kind}
-        if payload is not None:
-            frame["payload"] = payload
-        if correlation_id is not None:
-            frame["correlation_id"] = correlation_id
-        await self.send_raw(orjson.dumps(frame).decode())
+    skipped: frozenset[str] = field(  # those that come at any time
+        default=frozenset({"heartbeat", "thread_changed"}), kw_only=True
+    )
 
     async def send_raw(self, data: str | bytes) -> None:
-        """Send a text frame (`str`) or a binary one (`bytes`) unchanged."""
         await self.socket.send_message(data)
 
-    async def say(self, content: str, correlation_id: str | None = None, **payload: Any) -> None:
-        """Send a `user_message`."""
-        await self.send("user_message", {"content": content, **payload}, correlation_id)
-
-    async def next(self) -> Frame:
-        """Return the next frame that is not skipped."""
-        while True:
-            frame: Frame = orjson.loads(await self.socket.get_message())
-            if frame["type"] not in self.skipped:
-                return frame
-
-    async def expect(self, kind: str) -> Frame:
-        """Return the next frame, which must have this type."""
-        frame = await self.next()
-        assert frame["type"] == kind, frame
-        return frame
-
-    async def until(self, kind: str) -> list[Frame]:
-        """Return the frames up to and including the next one of this type."""
-        frames = [await self.next()]
-        while frames[-1]["type"] != kind:
-            frames.append(await self.next())
-        return frames
-
-    async def error(self, code: str) -> Frame:
-        """Return the payload of the next frame, which must be this error."""
-        payload: Frame = (await self.expect("error"))["payload"]
-        assert payload["code"] == code, payload
-        return payload
+    async def receive_raw(self) -> str | bytes:
+        message: str | bytes = await self.socket.get_message()
+        return message
 
     async def page(self, thread_id: str, **request: Any) -> Frame:
         """Return the newest page of a thread, with as many messages as a page may have."""

@@ -7,16 +7,13 @@ Sessions on several nodes send messages to one thread of one user. Nodes are kil
 cannot be reached or loses everything, and messages between nodes are late or lost.
 """
 
-import logging
-import sys
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from random import Random
 from typing import Any, TypeVar
 
-import structlog
 import trio
 from attrs import define, evolve, field
-from trio.testing import MockClock
 
 from netra_trio.agents.run import Run
 from netra_trio.auth.tokens import TokenVerifier
@@ -38,6 +35,7 @@ from netra_trio.stores.base import Duplicate, NewMessage, RunEnd
 from netra_trio.stores.memory import MemoryStore
 from netra_trio.telemetry.instruments import Instruments
 from netra_trio.telemetry.metrics import Metrics
+from support.seeds import in_virtual_time, run_seeds
 
 ALICE, THREAD = UserId("alice"), ThreadId("t")
 REPAIR_SECONDS = 4.0  # after a fault: a lease ends, and every node looks at its threads
@@ -374,26 +372,8 @@ async def _go_down(world: World, seconds: float) -> None:
 
 def simulate(seed: int, *, faulty: bool) -> World:
     """Run a script in virtual time."""
-
-    async def main() -> World:
-        return await run_script(seed, faulty=faulty)
-
-    return trio.run(main, clock=MockClock(autojump_threshold=0))
-
-
-def main() -> int:
-    """Run the seeds A:B of the command line, with faults; return how many have failed."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    low, _, high = sys.argv[-1].partition(":")
-    failed = 0
-    for seed in range(int(low), int(high)):
-        violations = simulate(seed, faulty=True).violations
-        if violations:
-            failed += 1
-            sys.stdout.write(f"seed {seed}: {violations}\n")
-    sys.stdout.write(f"{int(high) - int(low)} seeds, {failed} failed\n")
-    return min(failed, 100)
+    return in_virtual_time(partial(run_script, seed, faulty=faulty))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_seeds(lambda seed: simulate(seed, faulty=True).violations))

@@ -6,38 +6,19 @@ await view.until(client, "agent_completed")
 assert view.texts == {run_id: "hello"}
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import trio
 from attrs import define, field
 
 from netra_trio.agents.run import Run
+from support.frame_client import FrameClient
 
 THREAD = "t"
 WORDS = 8
 WHOLE = "".join(f"{number} " for number in range(WORDS))  # what `count` emits
 
 Frame = dict[str, Any]
-
-
-class Client(Protocol):
-    """A client over any transport."""
-
-    async def send(self, kind: str, payload: Any = None, correlation_id: str | None = None) -> None:
-        """Send a message."""
-        ...
-
-    async def say(self, content: str, correlation_id: str | None = None, **payload: Any) -> None:
-        """Send a `user_message`."""
-        ...
-
-    async def next(self) -> Frame:
-        """Return the next frame."""
-        ...
-
-    async def until(self, kind: str) -> list[Frame]:
-        """Return the frames up to and including the next one of this type."""
-        ...
 
 
 async def count(run: Run) -> str:
@@ -72,7 +53,7 @@ async def steps(run: Run) -> None:
     await trio.sleep(1)
 
 
-async def say(client: Client, content: str = "hello", **more: Any) -> None:
+async def say(client: FrameClient, content: str = "hello", **more: Any) -> None:
     """Send a message to the thread."""
     await client.say(content, thread_id=THREAD, **more)
 
@@ -100,12 +81,12 @@ class View:
     events: list[str] = field(factory=list)
     gaps: list[tuple[int, int]] = field(factory=list)
 
-    async def watch(self, client: Client, thread_id: str = THREAD, **more: Any) -> Frame:
+    async def watch(self, client: FrameClient, thread_id: str = THREAD, **more: Any) -> Frame:
         """Watch a thread; return the payload of the reply."""
         await client.send("watch_thread", {"thread_id": thread_id, **more}, "watch")
         return self.join((await client.until("room_joined"))[-1])
 
-    async def again(self, client: Client, **more: Any) -> Frame:
+    async def again(self, client: FrameClient, **more: Any) -> Frame:
         """Watch it with the newest place."""
         epoch, offset = self.place
         return await self.watch(client, epoch=epoch, after=offset, **more)
@@ -122,14 +103,14 @@ class View:
             self.questions[run_id] = {each["question_id"] for each in run["questions"]}
         return joined
 
-    async def until(self, client: Client, kind: str) -> list[Frame]:
+    async def until(self, client: FrameClient, kind: str) -> list[Frame]:
         """Apply frames up to and including the next event of this type; return its frames."""
         frames: list[Frame] = []
         while not frames or frames[-1].get("event", {}).get("type") != kind:
             frames += [await self.next(client)]
         return frames
 
-    async def next(self, client: Client) -> Frame:
+    async def next(self, client: FrameClient) -> Frame:
         """Apply the next frame of the room; return its payload."""
         frame = await client.next()
         while frame["type"] == "thread_changed":  # at any time
@@ -173,14 +154,14 @@ class View:
         elif kind == "agent_completed":
             self.statuses[run_id] = payload["status"]
 
-    async def rest(self, client: Client, seconds: float = 10.0) -> None:
+    async def rest(self, client: FrameClient, seconds: float = 10.0) -> None:
         """Apply the frames of the next seconds."""
         with trio.move_on_after(seconds):
             while True:
                 await self.next(client)
 
 
-async def text_of(client: Client) -> str:
+async def text_of(client: FrameClient) -> str:
     """Return the text that the asking client gets, up to the end of its run."""
     frames = await client.until("agent_completed")
     return "".join(

@@ -6,20 +6,18 @@ Clients send messages to one thread. Others watch it, lose their connections, an
 node. Calls of the broker are late, and fail if the simulation is faulty.
 """
 
-import logging
-import sys
+from functools import partial
 from random import Random
 from typing import Any
 
-import structlog
 import trio
 from attrs import define, field
-from trio.testing import MockClock
 
 from netra_trio.agents.run import Run
 from netra_trio.broker.base import RENEW_SECONDS
 from netra_trio.errors import TransportClosed
 from support.memory import Client
+from support.seeds import in_virtual_time, run_seeds
 from support.shared_nodes import LinkedNode, open_nodes
 from support.watching import THREAD, Frame, View
 
@@ -173,26 +171,13 @@ async def run_script(seed: int, *, faulty: bool) -> list[str]:
 
 def simulate(seed: int, *, faulty: bool) -> list[str]:
     """Run a script in virtual time; return what went wrong."""
-
-    async def main() -> list[str]:
-        return await run_script(seed, faulty=faulty)
-
-    return trio.run(main, clock=MockClock(autojump_threshold=0))
+    return in_virtual_time(partial(run_script, seed, faulty=faulty))
 
 
-def main() -> int:
-    """Run the seeds A:B of the command line; return how many have failed."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    low, _, high = sys.argv[-1].partition(":")
-    failed = 0
-    for seed in range(int(low), int(high)):
-        violations = [*simulate(seed, faulty=False), *simulate(seed, faulty=True)]
-        if violations:
-            failed += 1
-            sys.stdout.write(f"seed {seed}: {violations}\n")
-    sys.stdout.write(f"{int(high) - int(low)} seeds, {failed} failed\n")
-    return min(failed, 100)
+def simulate_both(seed: int) -> list[str]:
+    """Run a script without faults and with them."""
+    return [*simulate(seed, faulty=False), *simulate(seed, faulty=True)]
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_seeds(simulate_both))
