@@ -57,7 +57,7 @@ class Plan:
 
 @frozen
 class Result:
-    """What was measured.
+    """The measured values.
 
     Attributes:
         plan: The amounts.
@@ -74,7 +74,7 @@ class Result:
 
 @frozen
 class Shared:
-    """What nodes share."""
+    """The broker and the settings that nodes share."""
 
     valkey: Valkey
     environ: Mapping[str, str]

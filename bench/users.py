@@ -24,7 +24,7 @@ _WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "
 
 @define
 class Observations:
-    """What the clients have observed.
+    """The observations of the clients.
 
     Attributes:
         counts: Ends of runs by their status, and other observations, by name.

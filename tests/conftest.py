@@ -1,4 +1,4 @@
-"""What tests of any folder share: real servers, each started when it is first asked for.
+"""Fixtures for tests of any folder: real servers, each started when it is first requested.
 
 Where several workers run the tests each has one of its own, as it has its own of all fixtures.
 """

@@ -28,7 +28,7 @@ FORBIDDEN, EVICTED, SILENT = 4401, 4429, 4408
 settings = Settings.load()
 
 Queue = asyncio.Queue[Payload | str]
-"""What waits for a connection: events, and texts that several connections share."""
+"""The output that waits for a connection: events, and texts that several connections share."""
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from netra_trio import Run
 
 
 async def may(user: str, room: str, action: str) -> bool:  # noqa: ARG001 - its interface
-    """Allow everything but to see who is there: the other servers have no presence."""
+    """Allow everything except presence, which the other servers do not have."""
     return action != "see"
 
 

@@ -66,7 +66,7 @@ def check_media_type(media_type: str) -> None:
 
     Raises:
         TypeError: If it is not a string.
-        ValueError: If it has not the form of one.
+        ValueError: If it is not a valid media type.
     """
     if not isinstance(media_type, str):
         raise TypeError(f"a media type is a str, got {type(media_type).__name__}")

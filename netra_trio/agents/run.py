@@ -261,7 +261,7 @@ class Run:
 
         Raises:
             TypeError: If an argument has the wrong type.
-            ValueError: If the media type has not the form of one.
+            ValueError: If the media type is not valid.
             RuntimeError: If 16 files are attached.
             FileTooLarge: If it has more than `FILES_MAX_BYTES`.
             FilesFull: If the files of the user would have more than `FILES_USER_MAX_BYTES`.

@@ -1,4 +1,4 @@
-"""What a run waits for, for the live page; marked only where a wait really begins.
+"""The waits of a run, for the live page; a wait is marked only where it really begins.
 
     >>> waits = Waits()
     >>> with waits.begin("model", now=1.0), waits.begin("client", now=2.0):

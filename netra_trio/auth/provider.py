@@ -23,7 +23,7 @@ WELL_KNOWN = "/.well-known/openid-configuration"
 
 @frozen
 class ProviderDocument:
-    """What this server and the chat page use of a discovery document.
+    """The parts of a discovery document that this server and the chat page use.
 
     Attributes:
         jwks_uri: Where the keys are.

@@ -58,7 +58,7 @@ class Mail:
 
 @frozen
 class SessionRecord:
-    """What the directory knows of a session.
+    """The record of a session in the directory.
 
     Attributes:
         owner: The node that has the session; None if its owner has released it.
@@ -116,7 +116,7 @@ class Batch:
 
 
 class Appended(Enum):
-    """What became of a batch.
+    """The outcome of a batch.
 
     STORED: It is in the log, or was there already.
     FENCED: The session has a later epoch, or another owner: this node does not own it any more.
@@ -330,8 +330,8 @@ class Broker(Protocol):
         """Wait for events of the subscribed rooms; only one task may wait.
 
         Events may be missing after a lost connection or when this node is slow: the offset of the
-        next one shows it, and `history` has what is missing. What was published during a lost
-        connection, and is kept, is delivered after it. Does not raise `BrokerUnavailable`.
+        next one shows it, and `history` has the missing ones. Kept events that were published
+        during a lost connection are delivered after it. Does not raise `BrokerUnavailable`.
         """
         ...
 

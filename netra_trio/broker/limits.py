@@ -5,7 +5,7 @@
     )
     await limits.update([UserUpdate(user_id, closed_connections=[connection_id])])
 
-Each node reports the connections and sessions that it has. What it reports of a user is kept for
+Each node reports the connections and sessions that it has. A report about a user is kept for
 `USER_SECONDS`, so a node reports everything again more often than that. The suite
 `tests/broker/test_limits_contract.py` checks each implementation.
 
@@ -89,7 +89,7 @@ class KnownSession:
 
 @frozen
 class UserUpdate:
-    """What has changed for a user on this node.
+    """The changes of a user on this node.
 
     Attributes:
         connections: New and changed connections.
@@ -111,7 +111,7 @@ class UserUpdate:
 
 
 class Limits(Protocol):
-    """What is counted over all nodes, as one node sees it."""
+    """The counts over all nodes, as one node sees them."""
 
     async def open_connection(
         self,

@@ -32,7 +32,7 @@ class _Ticket:
 
 @define(eq=False)
 class LimitsState:
-    """What the limits of all nodes share."""
+    """The state that the limits of all nodes share."""
 
     connections: dict[UserId, dict[ConnectionId, _Connection]] = field(factory=dict)
     sessions: dict[UserId, dict[SessionId, _Session]] = field(factory=dict)

@@ -44,7 +44,7 @@ def _new_epoch() -> str:
 
 @define(eq=False)
 class ThreadsState:
-    """What the nodes share.
+    """The state that the nodes share.
 
     Attributes:
         is_live: Whether a node holds its lease.

@@ -48,7 +48,7 @@ class Wish:
 
 
 class Outcome(Enum):
-    """What became of a wish.
+    """The outcome of a wish.
 
     FIRST: The run may start when its rate slot is due.
     BEHIND: It waits for the runs ahead of it.
@@ -171,8 +171,8 @@ class ThreadDirectory(Protocol):
     async def hold(self, entries: Sequence[Entry]) -> Held:
         """Keep runs of this node in their lines, where they were or where they have to be.
 
-        A run of another node becomes one of this node. What was lost enters again, in its order; a
-        run that is already the first of a thread stays so beside another one.
+        A run of another node becomes one of this node. Lost entries are added again in their order;
+        a run that is already the first of a thread stays so beside another one.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""How the chat shows events on its screen."""
+"""The view of the chat: it shows events on the screen."""
 
 from typing import Any
 

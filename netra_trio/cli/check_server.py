@@ -104,7 +104,7 @@ async def check_server(
 
 @define(eq=False)
 class _Check:
-    """What the steps found so far; each step is a method that returns its text."""
+    """The findings of the steps so far; each step is a method that returns its text."""
 
     probe: Probe
     user: str

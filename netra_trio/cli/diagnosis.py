@@ -30,7 +30,7 @@ _HTTP_VERSION = "HTTP version"  # the server's text begins so if a proxy speaks 
 
 @frozen
 class Finding:
-    """What is wrong, and what to do; both are whole sentences."""
+    """A fault, and the advice for it; both are whole sentences."""
 
     text: str
     advice: str
@@ -66,7 +66,7 @@ ADVICE: Mapping[ErrorCode, str] = {
     "answer.",
     ErrorCode.INTERNAL_ERROR: "Look for the error_id in the server's log.",
 }
-"""What to do after a refusal of this server, by its error code."""
+"""The advice after a refusal of this server, by its error code."""
 
 _BY_STATUS: tuple[tuple[range | tuple[int, ...], str, str], ...] = (
     (

@@ -65,7 +65,7 @@ class LineInput:
 
     @property
     def typed(self) -> str:
-        """What is typed in the present line; empty for a pipe."""
+        """The text typed in the present line; empty for a pipe."""
         return line_buffer() if self._is_edited and self._is_reading else ""
 
     def discard(self) -> bool:

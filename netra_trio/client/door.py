@@ -131,8 +131,8 @@ class EventsDoor:
         with what the client had when it was requested.
 
         Args:
-            url: The address of the other connection. What is yielded is to be called with the id of
-                its session, when it is open: polls of that session are not sent any more.
+            url: The address of the other connection. When it is open, call the yielded function
+                with the id of its session: polls of that session are not sent any more.
         """
         session_id = parse_qs(urlsplit(url).query).get("session_id", [""])[0]
         paused = [poll for poll in self._polls if session_id and poll.session_id == session_id]

@@ -21,7 +21,7 @@ RETURN_SECONDS = 300.0  # after the last WebSocket; then the next attempt is one
 
 
 class Transport(StrEnum):
-    """How frames are exchanged with the server."""
+    """The transport between client and server."""
 
     WEBSOCKET = "websocket"
     SSE = "sse"

@@ -21,7 +21,7 @@ _TEMPORARY = {408, 425, 429}  # Request Timeout, Too Early, Too Many Requests
 
 
 class Next(Enum):
-    """What to do after a connection or an attempt failed."""
+    """The next step after a failed connection or attempt."""
 
     RETRY = "retry"
     RENEW = "renew"  # with a new token

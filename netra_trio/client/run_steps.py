@@ -25,7 +25,7 @@ _ENDED = ("success", "duration_ms", "result", "error", "truncated")
 
 
 class RunSteps:
-    """The steps of one run. What does not fit into `STEPS_BYTES` is left out.
+    """The steps of one run. Parts that do not fit into `STEPS_BYTES` are left out.
 
     Args:
         listed: The steps that the server has listed.

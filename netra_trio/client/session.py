@@ -5,7 +5,7 @@
     frame = session.next_frame(now)
 
 Nothing here waits or touches a socket, so each frame is handled completely before the next one.
-What outlives a connection (the outbox, the runs, the requests) is kept here.
+The state that outlives a connection (the outbox, the runs, the requests) is kept here.
 """
 
 import math
@@ -51,7 +51,7 @@ _INTERNAL = frozenset(
 
 @define
 class ConnectionState:
-    """What a session knows of its present connection, or of the last one.
+    """The state of a session's present connection, or of the last one.
 
     Attributes:
         heartbeat_ms: Milliseconds between two heartbeats of the server.

@@ -1,4 +1,4 @@
-"""What the messages about moves contain: claims, and the waiting runs of a released session."""
+"""The contents of messages about moves: claims, and the waiting runs of a released session."""
 
 from collections.abc import Iterable, Sequence
 

@@ -40,7 +40,7 @@ class Part:
 
     @property
     def size(self) -> int:
-        """What it takes of the window."""
+        """Its size in the window, in bytes."""
         return max(len(self.data), PART_BYTES)
 
 

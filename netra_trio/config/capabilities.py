@@ -1,4 +1,4 @@
-"""What clients discover: in `/ws/config`, and in the first frame of a connection.
+"""The capabilities that clients discover in `/ws/config` and in the first frame of a connection.
 
 >>> from netra_trio.config.settings import Settings
 >>> connection_limits(Settings())["max_message_size"]

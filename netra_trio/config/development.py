@@ -1,4 +1,4 @@
-"""What development keeps in `.netra` in the working directory: a key for tokens and a database.
+"""The files of development in `.netra` in the working directory: a token key and a database.
 
 >>> from tempfile import TemporaryDirectory
 >>> with TemporaryDirectory() as folder:

@@ -110,7 +110,7 @@ _IN_MEMORY = frozenset({None, "sqlite://", "sqlite:///", "sqlite:///:memory:"})
 
 @define
 class _Files:
-    """What the secret files contain, by the variable of the secret."""
+    """The contents of the secret files, by the variable of the secret."""
 
     texts: dict[str, str] = field(factory=dict)
     sources: dict[str, str] = field(factory=dict)

@@ -82,7 +82,7 @@ class OriginFault(Enum):
 
     @property
     def fix(self) -> str:
-        """How to fix a pattern that has it."""
+        """The correction of a pattern that has it."""
         return self.value[1]
 
 

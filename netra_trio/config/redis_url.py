@@ -28,7 +28,7 @@ _ENCODE = "percent-encode characters other than letters and digits in user and p
 
 @frozen
 class RedisAddress:
-    """Where the broker is, and how to log in.
+    """The address of the broker, and the credentials.
 
     Attributes:
         hosts: Names or addresses with ports: the server, or its Sentinels; empty with `path`.
@@ -217,7 +217,7 @@ class RedisUrl:
 
     @property
     def expected(self) -> str:
-        """How it begins."""
+        """Its accepted beginnings."""
         *others, last = (f"{scheme}://" for scheme in _SCHEMES)
         return f"a URL with {', '.join(others)} or {last}"
 

@@ -44,7 +44,7 @@ OPENING_BURST_SECONDS = 20  # of openings at once: all tabs of a user reconnect 
 FOLDER = ".netra"
 DATABASE_FILE = f"{FOLDER}/netra.db"
 SECRET_FILE = f"{FOLDER}/secret"
-"""Where development keeps its database and its key, below the directory of the server."""
+"""The folder for the database and the key of development, below the directory of the server."""
 
 FILES_FOLDER = f"{FOLDER}/files"  # where files are kept by default, in every environment
 

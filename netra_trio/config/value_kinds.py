@@ -172,7 +172,7 @@ class WordList:
 
     @property
     def expected(self) -> str:
-        """What the words are and which are accepted."""
+        """The meaning of the words, and the accepted ones."""
         among = "" if self.allowed is None else f", of {', '.join(self.allowed)}"
         return f"{self.meaning}, separated with commas{among}"
 
@@ -202,7 +202,7 @@ class Text:
 
     @property
     def expected(self) -> str:
-        """What the text is."""
+        """The meaning of the text."""
         return self.meaning
 
     def read(self, text: str) -> str:
@@ -223,7 +223,7 @@ class Scope:
 
     @property
     def expected(self) -> str:
-        """How it is written, and the scope that it needs."""
+        """Its form, and the scope that it requires."""
         return "scopes separated with blanks, one of which is openid"
 
     def read(self, text: str) -> str:
@@ -256,7 +256,7 @@ class WebUrl:
 
     @property
     def expected(self) -> str:
-        """How it begins and what it must not contain."""
+        """Its accepted beginnings, and the parts that it must not have."""
         parts = "user, password and fragment"
         if not self.has_query:
             parts = "user, password, query and fragment"
@@ -308,7 +308,7 @@ class DatabaseUrl:
 
     @property
     def expected(self) -> str:
-        """How it begins."""
+        """Its accepted beginnings."""
         *others, last = (f"{scheme}://" for scheme in self.schemes)
         return f"a URL with {', '.join(others)} or {last}"
 
@@ -354,7 +354,7 @@ class FilesUrl:
 
     @property
     def expected(self) -> str:
-        """How it is written."""
+        """Its form."""
         return "the path of a folder, or s3://bucket/prefix"
 
     def read(self, text: str) -> str:

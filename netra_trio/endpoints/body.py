@@ -1,4 +1,4 @@
-"""The body of a request that is read as it comes; it may take long, if it goes on coming.
+"""The body of a request, read in parts; it has no total time limit, but a minimum rate.
 
 async for data in Body(call.receive, stall_seconds=5.0):
     ...
@@ -21,7 +21,7 @@ class Body:
 
     Args:
         receive: The ASGI call's receive.
-        stall_seconds: How long nothing may come.
+        stall_seconds: The longest time without any data.
 
     Attributes:
         size: The bytes that were read.

@@ -16,7 +16,7 @@ from netra_trio.node.node import Node
 from netra_trio.telemetry.snapshot import Snapshot
 
 Topic: TypeAlias = Literal["health", "metrics"]
-"""What a worker reports of itself."""
+"""The topics of the reports of a worker."""
 
 _OK, _HEALTHY, _DEGRADED, _DRAINING = "ok", "healthy", "degraded", "draining"
 

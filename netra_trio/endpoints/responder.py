@@ -1,10 +1,11 @@
-r"""An HTTP answer that is sent in pieces, and the notice that its client has left.
+r"""An HTTP answer that is sent in pieces, and the detection that its client has left.
 
     await responder.start(SSE_HEADERS)
     await responder.send(b"data: {}\n\n")
     await responder.end()
 
-A piece is sent when the one before it was taken, so a client that does not read stops its door.
+A piece is sent when the host has taken the one before it, so a client that does not read blocks the
+endpoint that answers it.
 """
 
 from collections.abc import AsyncIterator, Mapping

@@ -49,7 +49,7 @@ class ModelTool(Protocol):
 
     @property
     def description(self) -> str:
-        """What it does."""
+        """The description for the model."""
         ...
 
     @property

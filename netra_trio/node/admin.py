@@ -1,4 +1,4 @@
-"""What a node has for the live page: the view of itself, and the actions of an administrator.
+"""The part of a node for the live page: its view of itself, and the administrator's actions.
 
 admin = open_admin(node, users, connections, newest)
 """

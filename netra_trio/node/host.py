@@ -1,4 +1,4 @@
-"""What the cluster needs of a node to move its sessions: the `Host` of `cluster.moves`."""
+"""The `Host` of `cluster.moves`: the part of a node with which the cluster moves sessions."""
 
 from collections.abc import Mapping
 from typing import Protocol

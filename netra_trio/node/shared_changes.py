@@ -4,7 +4,7 @@
     changes.relay = shared.publish
     shared.watch(user_id)       # a node listens while a session of the user is attached
 
-What is published while the broker does not answer is published later, once for each thread. Nodes
+Changes while the broker does not answer are published later, once for each thread. Nodes
 that listen to the room of a user tell each other, so that nothing is published for a user whose
 sessions are all at one node. A node that has just started may listen before the others have seen
 its lease: what is changed meanwhile is published when they have.

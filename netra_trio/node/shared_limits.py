@@ -6,10 +6,10 @@
     sessions.watch = shared                                              # a `SessionWatch`
     nursery.start_soon(shared.run)
 
-A new connection is counted before it is accepted. Everything else is reported behind by one task:
-a place that is given back a moment later only makes the limit stricter. The state of sessions may
-be reported behind too, because it only chooses which session ends: the node of that session looks
-at its present state, and ends it only if it is without a connection.
+A new connection is counted before it is accepted. One task reports everything else in the
+background: a place that is given back a moment later only makes the limit stricter. The state of
+sessions may also be reported in the background, because it only decides which session ends: the
+node of that session checks its present state, and ends it only if it is without a connection.
 
 While the broker does not answer, the node applies the limits to what it has itself, and reports
 everything afterwards.
@@ -71,7 +71,7 @@ class NodeParts:
 
 @define(eq=False)
 class _Changes:
-    """What has changed for one user since the last report.
+    """The changes of one user since the last report.
 
     Attributes:
         claimed_sessions: Those that this node has just made or taken over.

@@ -27,7 +27,7 @@ from netra_trio.stores.base import Store
 
 @frozen
 class Shared:
-    """What a node uses instead of its own, because there are other nodes.
+    """The services that a node shares with the other nodes, in place of its own.
 
     Attributes:
         limits: The limits of users over all nodes.

@@ -27,7 +27,7 @@ class AdminAction(StrEnum):
 
 
 Waits: TypeAlias = Literal["model", "tool", "client", "store", "answer", "queue", "retry"]
-"""What a run waits for; None in its place if it waits for nothing that the server has marked."""
+"""The kind of a run's wait; None in its place if the server has marked no wait."""
 
 State: TypeAlias = Literal["ok", "unavailable", "no answer"]
 """The result of the newest check of a dependency."""

@@ -50,7 +50,7 @@ AnyEvent = Event | BinaryEvent
 
 
 class BadBinaryFrame(NetraError):
-    """A binary frame has not the form of one; the text says what was expected and what came."""
+    """A binary frame is malformed; the text states what was expected and what was received."""
 
 
 def join_binary(frame: bytes, data: bytes) -> BinaryFrame:
@@ -62,7 +62,7 @@ def split_binary(payload: bytes) -> tuple[bytes, bytes]:
     """Return the JSON frame and the bytes of a binary frame.
 
     Raises:
-        BadBinaryFrame: It has not the form of one.
+        BadBinaryFrame: It is malformed.
     """
     if len(payload) < LENGTH_BYTES:
         text = f"expected {LENGTH_BYTES} bytes with the length of the JSON frame"
@@ -70,6 +70,6 @@ def split_binary(payload: bytes) -> tuple[bytes, bytes]:
     size = int.from_bytes(payload[:LENGTH_BYTES], "big")
     end = LENGTH_BYTES + size
     if end > len(payload):
-        text = f"expected a JSON frame of {size} bytes behind its length"
+        text = f"expected a JSON frame of {size} bytes after its length"
         raise BadBinaryFrame(f"{text}, got {len(payload) - LENGTH_BYTES} bytes")
     return bytes(payload[LENGTH_BYTES:end]), bytes(payload[end:])

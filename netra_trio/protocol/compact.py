@@ -61,7 +61,7 @@ class CompactEncoder:
     def __init__(self) -> None:
         self.references: list[DataReference] = []
         self._numbers: dict[RunId, int] = {}  # of the runs that have not ended
-        self._last_number = 0  # no number is used again, so that none can be mistaken
+        self._last_number = 0  # never reused: a late delta cannot be assigned to another run
         self._named: RunId | None = None  # the run that an `agent_started` named last
 
     def encode_hello(self, message: ConnectionEstablished, timestamp: float) -> bytes:

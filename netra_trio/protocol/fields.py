@@ -1,4 +1,4 @@
-"""What the message classes share: the types of open JSON, and the validators of their fields."""
+"""The types of open JSON, and the validators of fields, which the message classes share."""
 
 import re
 from collections.abc import Sequence

@@ -58,7 +58,7 @@ class RunStatus(StrEnum):
 
 
 class QuestionKind(StrEnum):
-    """What a question of an agent asks for: an answer, or the approval of a tool call."""
+    """The kind of a question: it asks for an answer, or for the approval of a tool call."""
 
     QUESTION = "question"
     APPROVAL = "approval"
@@ -536,7 +536,7 @@ class AgentAnswered:
 
 @frozen
 class AgentUsage:
-    """What a run has used of a model.
+    """The usage of a model by a run.
 
     Attributes:
         cost: In the currency that the agent uses.

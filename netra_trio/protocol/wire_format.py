@@ -111,7 +111,7 @@ class JsonFormat(_JsonControl):
 
     @property
     def references(self) -> list[DataReference]:
-        """None: data is not sent with the events."""
+        """Always empty: data is not sent with the events."""
         return []
 
     def encoder(self) -> Self:

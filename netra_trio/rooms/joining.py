@@ -44,7 +44,7 @@ class _Missed:
 
 @frozen
 class _Start:
-    """Where a membership starts.
+    """The start of a membership.
 
     Attributes:
         following: The events after its offset, oldest first, which the member gets.

@@ -50,7 +50,7 @@ class RequestHead:
 
 
 async def read_head(stream: ByteStream) -> RequestHead | None:
-    """Read the head of the first request; None where none comes in time, or a TLS client speaks.
+    """Read the head of the first request; None if none arrives in time, or for a TLS client.
 
     Empty lines before it are ignored, as long as they fit into the limit with the head.
 

@@ -90,8 +90,8 @@ async def serve(
 def _rare_collections() -> Iterator[None]:
     """Collect garbage less often: a busy server makes many objects and few cycles.
 
-    With Python's default a seventh of its time goes into collections. What was imported before is
-    excluded from them.
+    With Python's default a seventh of its time goes into collections. Objects that were created
+    before, such as modules, are excluded from them.
     """
     before = gc.get_threshold()
     gc.freeze()

@@ -25,7 +25,7 @@ _SHORT = 3  # elements of a delta of the same run as the delta before
 
 @frozen
 class Base:
-    """What a batch that replaces all earlier ones has besides the entries of the log.
+    """The other parts of a batch that replaces all earlier ones, besides the entries of the log.
 
     Attributes:
         last: The largest number of all events.

@@ -182,7 +182,7 @@ class Settled(Generic[_T_co]):
 
 
 STORED: Awaitable[None] = Settled(None)
-"""What `Store.end_run` may return if its caller has nothing to wait for: it need not be awaited."""
+"""The result of `Store.end_run` if its caller has nothing to wait for: it need not be awaited."""
 
 
 class Store(ThreadStore, NotificationStore, FileStore, UsageStore, Protocol):
@@ -308,9 +308,9 @@ class Store(ThreadStore, NotificationStore, FileStore, UsageStore, Protocol):
 
         Of the unfinished runs of the session that `owner` still has, those in `waiting` that are
         `queued` belong to this node afterwards; all others end as `interrupted`. Runs of any other
-        node are left alone, so that one of two nodes that call this at once gets them. What this
-        store has queued is written before. Calling it again is safe, also after a call that raised
-        or was cancelled.
+        node are left alone, so that one of two nodes that call this at once gets them. The queued
+        writes of this store are written before. Calling it again is safe, also after a call that
+        raised or was cancelled.
 
         The start of a run is stored a moment later than it starts: of a node that was killed,
         `waiting` may only name runs that cannot have started.
@@ -331,9 +331,9 @@ class Store(ThreadStore, NotificationStore, FileStore, UsageStore, Protocol):
 
         A node adopts them with `take_over` of that lease. Those that are left when the lease ends
         are ended as `interrupted`, by any node; closing this store does not end them. Runs that
-        have started, or that this node does not have, are left alone. What this store has queued is
-        written before. After a call that raised or was cancelled, they may belong to a lease whose
-        id is lost, and then end with it.
+        have started, or that this node does not have, are left alone. The queued writes of this
+        store are written before. After a call that raised or was cancelled, the runs may belong to
+        a lease whose id is lost, and then end with it.
 
         Args:
             runs: The runs.

@@ -3,7 +3,8 @@
     instruments = Instruments(Metrics())
     instruments.note(SessionEnded("sess_1", "alice", "window_passed", seconds=2.5))
 
-Events go to every sink. What happens for each frame is only added to the metrics, which is cheap.
+Events go to every sink. Single frames cause no events: they are only added to the metrics, which is
+cheap.
 """
 
 from collections.abc import Sequence

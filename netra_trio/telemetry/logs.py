@@ -36,7 +36,7 @@ LEVELS = {
 
 @define
 class _Format:
-    """How lines are rendered, the lowest level that is logged, and the fields of every line."""
+    """The rendering of lines, the lowest level that is logged, and the fields of every line."""
 
     form: Form = as_json
     level: int = logging.INFO

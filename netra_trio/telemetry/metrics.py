@@ -1,4 +1,4 @@
-"""What is counted and measured, as plain numbers: hot paths add to them, a scrape reads them.
+"""The metrics, as plain numbers: hot paths add to them, a scrape reads them.
 
     >>> metrics = Metrics()
     >>> metrics.loop_lag.observe(0.002)

@@ -10,7 +10,7 @@ import re
 from contextvars import ContextVar
 
 TRACEPARENT: ContextVar[str | None] = ContextVar("TRACEPARENT", default=None)
-"""What a run passes on: its own span, or without tracing the header of the upgrade request."""
+"""The `traceparent` of a run: of its own span, or without tracing that of the upgrade request."""
 
 TRACESTATE_CHARACTERS = 512  # the length that W3C's Trace Context requires to be forwarded
 

@@ -41,7 +41,7 @@ _log = structlog.get_logger(__name__)
 
 @frozen
 class Sample:
-    """What the loop executes at one moment.
+    """The code that the loop executes at one moment.
 
     Attributes:
         where: The innermost line of code outside of this server and of libraries, if any.

@@ -60,7 +60,7 @@ def losses(trace: Trace, *, is_over: bool = True, cut_off: Container[str] = ()) 
 
 @define(eq=False)
 class _RunRecord:
-    """What one client received of a run.
+    """The events of a run that one client received.
 
     Attributes:
         key: The key of its message.

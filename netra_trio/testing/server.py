@@ -53,7 +53,7 @@ class MemoryServer:
     Args:
         agents: The agents by name, the first one the default.
         settings: The settings.
-        parts: Returns the store and the backend of the next server. What they have outlives a
+        parts: Returns the store and the backend of the next server. Their data outlives a
             crash.
         buffer_bytes: The capacity of each direction of a connection before a sender waits.
         conditions: Delay and throughput of the connections.

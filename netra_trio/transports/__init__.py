@@ -1,1 +1,1 @@
-"""How frames come in and go out: one file per kind of line."""
+"""Transports, which receive and send frames: one file for each kind of connection."""

@@ -78,7 +78,9 @@ class Transport(Protocol):
         ...
 
     async def close(self, code: int, reason: str) -> None:
-        """Send a close frame. What the peer sends before its own can still be received.
+        """Send a close frame.
+
+        Messages that the peer sends before its own close frame can still be received.
 
         Raises:
             TransportClosed: If the connection is lost, or the peer took nothing for the send

@@ -1,4 +1,4 @@
-"""What of a message's files is handed on to a model, and within which bounds."""
+"""The files of a message that are passed to a model, and their bounds."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a run waits for, as the live page shows it."""
+"""The waits of a run, as the live page shows them."""
 
 import pytest
 import trio

@@ -24,7 +24,7 @@ SOON = 1.0  # seconds within which a stop has to be done
 
 
 class Seen:
-    """What happened in the asyncio thread, for the Trio test."""
+    """The events in the asyncio thread, for the Trio test."""
 
     def __init__(self) -> None:
         self.events: list[str] = []

@@ -1,4 +1,4 @@
-"""What the adapters share: gaps, paragraphs of thoughts, tools by id, values as JSON."""
+"""The output of all adapters: gaps, paragraphs of thoughts, tools by id, values as JSON."""
 
 import asyncio
 import datetime as dt

@@ -1,4 +1,4 @@
-"""How servers are started: their environment, their CPUs, and the source of another checkout."""
+"""The start of servers: their environment, their CPUs, and the source of another checkout."""
 
 import os
 from pathlib import Path

@@ -219,7 +219,7 @@ class Worker:
 
     @property
     def merged(self) -> list[Any]:
-        """What it was told of all workers."""
+        """The merged reports of all workers that it received."""
         return [message["body"] for message in self.sent if message["type"] == "merged"]
 
 

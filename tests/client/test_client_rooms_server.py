@@ -293,7 +293,7 @@ async def test_the_server_starts_again_empty(autojump_clock: MockClock) -> None:
 
 
 async def test_a_trimmed_history(autojump_clock: MockClock) -> None:
-    """What was published while a member was away is a `room_gap`, as far as it is trimmed."""
+    """A member without a connection gets a `room_gap` for the trimmed part of the history."""
     async with (
         open_network({"talker": talker}, room_history_events=5) as network,
         network.connect() as steady,

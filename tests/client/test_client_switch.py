@@ -440,7 +440,7 @@ async def test_a_first_frame_that_comes_while_the_client_is_left(
 ) -> None:
     async def answer(old: Peer, new: Peer) -> None:
         while old.client_closed is None:
-            await old.news.park()
+            await old.waiting.park()
         new.hello("exact")
 
     async with trio.open_nursery() as nursery:

@@ -1,4 +1,4 @@
-"""What development keeps in its folder: the key and the database."""
+"""The folder of development: the key and the database."""
 
 import itertools
 import os

@@ -268,7 +268,7 @@ async def test_a_full_server_says_when_to_come_back(tmp_path: Path) -> None:
 
 
 async def test_a_drain_comes_through(tmp_path: Path) -> None:
-    """Who is connected is told and closed with 1012, who comes gets 503, and nothing is cut."""
+    """Open connections get a notice and 1012, new ones get 503, and no answer is cut."""
     write_agents(tmp_path, AGENTS)
     (tmp_path / "nginx").mkdir()
     with (

@@ -29,7 +29,7 @@ DEFAULTS = {row.env: getattr(Settings(), name) for name, row in TABLE.items()}
 # Defaults.
 
 UNITS = {"s": 1000, "second": 1000, "minute": 60_000, "KiB": 1024, "MiB": 1024 * 1024}
-"""What one unit is, in the unit of the setting; 1 for any other."""
+"""The size of one unit, in the unit of the setting; 1 for any other."""
 
 AMOUNT = r"(?P<digits>\d[\d ,]*)(?: (?P<unit>[A-Za-z]+))?"
 BESIDE = (  # a default beside the name of its setting

@@ -1,4 +1,4 @@
-"""What the reader of a conversation sees stays in its place, and the order of what happened too."""
+"""The visible part of a conversation stays in its place, and the order of events stays too."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.unmeasured
 PASSWORD = "the-password-of-the-database"
 DISK_MB = 48
 PAUSED_SECONDS = 5.0
-# Bounds on a hang, in seconds. What has to be in time has to be before the outage ends.
+# Bounds on a hang, in seconds. Answers that must be in time must arrive before the outage ends.
 NOTICED = 60.0  # until health reports an outage: a call may hang for 3 s, twice
 RECOVERED = 100.0  # until the server has recovered: a killed database replays its log first
 ANSWERED = 50.0  # for an answer to a message, which waits 3 s for the database

@@ -158,7 +158,7 @@ async def test_the_files_of_a_user_and_one_byte_more(tmp_path: Path) -> None:
 
 
 class BrokenError(Exception):
-    """What a source of content raises."""
+    """Raised by a source of content."""
 
 
 async def broken() -> AsyncIterator[bytes]:

@@ -1,4 +1,4 @@
-"""What the fake models of all frameworks say, and the tools of their agents.
+"""The answers of the fake models of all frameworks, and the tools of their agents.
 
 A model calls the first tool that it is given, once in a turn. Then it says what the tool returned
 and how many messages came before. It needs no framework, so all of them behave alike.

@@ -1,4 +1,4 @@
-"""What the adapter for Google ADK does beyond the agents that are served by the command."""
+"""The adapter for Google ADK, beyond the agents that are served by the command."""
 
 from collections.abc import AsyncIterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the adapter for LangGraph does beyond the graphs that are served by the command."""
+"""The adapter for LangGraph, beyond the graphs that are served by the command."""
 
 import asyncio
 import gc

@@ -1,4 +1,4 @@
-"""What the adapter for the OpenAI Agents SDK does beyond the agents that the command serves."""
+"""The adapter for the OpenAI Agents SDK, beyond the agents that the command serves."""
 
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Self

@@ -1,4 +1,4 @@
-"""What the adapter for Pydantic AI does beyond the agents that are served by the command."""
+"""The adapter for Pydantic AI, beyond the agents that are served by the command."""
 
 from collections.abc import AsyncIterator
 from typing import Any

@@ -54,7 +54,7 @@ async def test_successful_connection_establishment(server: Server) -> None:
 async def test_connection_fails_with_invalid_token(server: Server, token: str, code: str) -> None:
     with pytest.RaisesGroup(trio_websocket.ConnectionRejected, flatten_subgroups=True) as caught:
         async with open_client(f"{server.url}?token={token}"):
-            pytest.fail("it came in")
+            pytest.fail("it was accepted")
     rejected = caught.value.exceptions[0]
     assert isinstance(rejected, trio_websocket.ConnectionRejected)
     assert rejected.status_code == 401
@@ -64,7 +64,7 @@ async def test_connection_fails_with_invalid_token(server: Server, token: str, c
 async def test_connection_fails_without_token(server: Server) -> None:
     with pytest.RaisesGroup(trio_websocket.ConnectionRejected, flatten_subgroups=True) as caught:
         async with open_client(server.url):
-            pytest.fail("it came in")
+            pytest.fail("it was accepted")
     rejected = caught.value.exceptions[0]
     assert isinstance(rejected, trio_websocket.ConnectionRejected)
     assert rejected.status_code == 401

@@ -16,7 +16,7 @@ def form(**field: Any) -> dict[str, Any]:
 
 
 class Order(BaseModel):  # type: ignore[misc] # pydantic is not followed
-    """What a server in Python asks for."""
+    """The form that a server in Python asks for."""
 
     size: int
     note: str | None = None

@@ -1,4 +1,4 @@
-"""How MCP servers are given and named, and how their tools are named."""
+"""The arguments for MCP servers, and the names of the servers and their tools."""
 
 import pytest
 

@@ -469,7 +469,7 @@ async def test_a_session_with_a_run_ends_if_there_is_no_other(autojump_clock: Mo
 
 
 async def test_a_session_that_was_attached_meanwhile_stays(autojump_clock: MockClock) -> None:
-    """What other nodes know of it is late, so its own node decides."""
+    """The other nodes have an old state of it, so its own node decides."""
     async with open_nodes(2, max_sessions_per_user=1) as (one, two):
         first = await detached_at(one)
         one.link.is_cut = True  # its report is late

@@ -1,4 +1,4 @@
-"""Where an application keeps the content of files: as long as their rows, by default."""
+"""The file storage of an application: by default it keeps content as long as its rows."""
 
 from collections.abc import Callable
 from pathlib import Path

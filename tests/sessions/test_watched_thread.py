@@ -1,4 +1,4 @@
-"""What a watched thread keeps of its runs, and within which bounds."""
+"""The state that a watched thread keeps of its runs, and its bounds."""
 
 from collections.abc import Sequence
 from typing import Any

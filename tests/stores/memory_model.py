@@ -46,7 +46,7 @@ class Kept:
 
 @define
 class Named:
-    """What a thread is besides its messages."""
+    """The properties of a thread besides its messages."""
 
     number: int
     title: str

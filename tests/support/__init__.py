@@ -1,1 +1,1 @@
-"""What the tests share: a server in virtual time, and clients that talk to it."""
+"""Helpers of the tests: a server in virtual time, and clients that talk to it."""

@@ -1,4 +1,4 @@
-"""What tests of the `ag-ui` door share: inputs, parsed answers, and the rules of a stream."""
+"""Helpers for tests of the `ag-ui` door: inputs, parsed answers, and the rules of a stream."""
 
 from collections.abc import Iterable
 from typing import Any, TypeAlias

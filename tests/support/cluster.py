@@ -47,7 +47,7 @@ _Sessions = dict[SessionId, tuple[SessionRecord, float, list[Batch]]]
 
 @frozen
 class Snapshot:
-    """What the server of the broker had at a time."""
+    """The state of the broker's server at one time."""
 
     leases: dict[NodeId, Lease]
     sessions: _Sessions

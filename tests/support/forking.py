@@ -155,7 +155,7 @@ class Forked:
     def poll(self) -> int | None:
         """Return the exit code, if it has ended."""
         with self._looking:
-            if self.returncode is None and self._has_news(0):
+            if self.returncode is None and self._is_readable(0):
                 self._end()
             return self.returncode
 
@@ -163,7 +163,7 @@ class Forked:
         """Wait until it has ended, and return its exit code."""
         with self._looking:
             if self.returncode is None:
-                if not self._has_news(timeout):
+                if not self._is_readable(timeout):
                     raise subprocess.TimeoutExpired("netra-trio", timeout)
                 self._end()
             assert self.returncode is not None
@@ -178,7 +178,7 @@ class Forked:
         """Kill it."""
         self.send_signal(signal.SIGKILL)
 
-    def _has_news(self, seconds: float) -> bool:
+    def _is_readable(self, seconds: float) -> bool:
         return bool(select.select([self._status], [], [], seconds)[0])
 
     def _end(self) -> None:

@@ -15,7 +15,7 @@ from netra_trio.stores.files import StoredFile
 
 @define(eq=False)
 class KeptFiles:
-    """Has what `agents.attachments.FileAccess` wants.
+    """An implementation of `agents.attachments.FileAccess`.
 
     Attributes:
         files: The files and their content.

@@ -41,7 +41,7 @@ class Namespace:
 
     @property
     def command(self) -> tuple[str, ...]:
-        """What runs a program in the namespace."""
+        """The command that runs a program in the namespace."""
         return ("ip", "netns", "exec", self.name)
 
     def cut(self, link: str) -> None:

@@ -47,7 +47,7 @@ ENDING = 45.0  # seconds: for a lease of the store, which ends the runs of a nod
 
 @frozen
 class Place:
-    """Where a node runs.
+    """The place of a node.
 
     Attributes:
         before: The arguments before its command.
@@ -223,7 +223,7 @@ class Balancer:
 
 @define(eq=False)
 class Told:
-    """What a client was told."""
+    """The events that a client received."""
 
     events: list[Event] = field(factory=list)
     sent: int = 0
@@ -310,7 +310,7 @@ class Load:
 
 @define
 class _Check:
-    """What the events of one client have shown so far.
+    """The state of one client according to its events so far.
 
     Attributes:
         last: The last number; None after a gap.

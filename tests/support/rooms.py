@@ -122,7 +122,7 @@ class RoomsNode:
 
     @property
     def server(self) -> MemoryServer:
-        """What the nodes in memory share."""
+        """The server that the nodes in memory share."""
         server: MemoryServer = self.broker._server
         return server
 

@@ -49,7 +49,7 @@ class _Socket:
                 self._peer.control("pong", {}, PROBE)
             return
         self._peer.received.append(frame)
-        self._peer.ring()
+        self._peer.notify()
 
     async def receive(self) -> str:
         await trio.lowlevel.checkpoint()
@@ -57,16 +57,16 @@ class _Socket:
         while not peer.sent:
             if peer.closed is not None:
                 raise SocketClosed(peer.closed)
-            await peer.news.park()
+            await peer.waiting.park()
         return peer.sent.popleft()
 
     async def close(self, code: int) -> None:
         self._peer.client_closed = code
-        self._peer.ring()
+        self._peer.notify()
         if not self._peer.deaf:
             self._peer.close(code)
         while self._peer.closed is None:
-            await self._peer.news.park()
+            await self._peer.waiting.park()
 
 
 @define(eq=False)
@@ -92,7 +92,7 @@ class Peer:
     deaf: bool = False
     seq: int = 0
     gone: trio.Event = field(factory=trio.Event)
-    news: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)
+    waiting: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)
     answered: trio.Event = field(factory=trio.Event)
     refusal: Exception | None = None
 
@@ -101,8 +101,8 @@ class Peer:
         """The query of the upgrade request."""
         return {k: v[0] for k, v in parse_qs(urlsplit(self.url).query).items()}
 
-    def ring(self) -> None:
-        self.news.unpark_all()
+    def notify(self) -> None:
+        self.waiting.unpark_all()
 
     def refuse(
         self, status: int, *, retry_after: float | None = None, body: Mapping[str, Any] = {}
@@ -149,7 +149,7 @@ class Peer:
     def write(self, frame: Frame | str) -> None:
         """Send a frame unchanged."""
         self.sent.append(frame if isinstance(frame, str) else orjson.dumps(frame).decode())
-        self.ring()
+        self.notify()
 
     def control(self, kind: str, payload: Frame, correlation_id: str | None = None) -> None:
         """Send a frame without a number."""
@@ -188,12 +188,12 @@ class Peer:
         """End the connection; 1006 stands for a lost one."""
         if self.closed is None:
             self.closed = code
-        self.ring()
+        self.notify()
 
     async def next(self) -> Frame:
         """Return the next frame of the client, of any type."""
         while not self.received:
-            await self.news.park()
+            await self.waiting.park()
         return self.received.popleft()
 
     async def expect(self, kind: str) -> Frame:

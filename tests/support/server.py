@@ -92,7 +92,7 @@ class Output:
     def __init__(self, pipe: IO[str]) -> None:
         self._lines: list[str] = []
         self._ended = False
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._pipe = pipe
         self._thread = threading.Thread(target=self._gather, daemon=True)
         self._thread.start()
@@ -100,7 +100,7 @@ class Output:
     @property
     def lines(self) -> list[str]:
         """The lines so far."""
-        with self._news:
+        with self._changed:
             return list(self._lines)
 
     @property
@@ -111,7 +111,7 @@ class Output:
     def wait_for(self, look: Callable[[list[str]], T | None], seconds: float = SOON) -> T:
         """Return the result of `look` for the lines, when it is not None."""
         deadline = time.monotonic() + seconds
-        with self._news:
+        with self._changed:
             while True:
                 found = look(self._lines)
                 if found:
@@ -120,7 +120,7 @@ class Output:
                 if self._ended or left <= 0:
                     why = "the output ended" if self._ended else f"nothing within {seconds:g} s"
                     raise AssertionError(f"{why}:\n" + "\n".join(self._lines))
-                self._news.wait(left)
+                self._changed.wait(left)
 
     def join(self) -> None:
         """Wait for the end of the pipe."""
@@ -129,12 +129,12 @@ class Output:
     def _gather(self) -> None:
         with self._pipe as pipe:
             for line in pipe:
-                with self._news:
+                with self._changed:
                     self._lines.append(line.rstrip("\n"))
-                    self._news.notify_all()
-        with self._news:
+                    self._changed.notify_all()
+        with self._changed:
             self._ended = True
-            self._news.notify_all()
+            self._changed.notify_all()
 
 
 class Process:

@@ -64,7 +64,7 @@ class ClientPlan:
 
 @frozen
 class Plan:
-    """What happens in a simulation."""
+    """The script of a simulation."""
 
     seed: int
     nodes: int

@@ -66,7 +66,7 @@ class Message:
 
 @define(eq=False)
 class World:
-    """What all nodes share, and what is watched."""
+    """The state that all nodes share, and the observations."""
 
     random: Random
     nursery: trio.Nursery

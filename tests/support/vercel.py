@@ -1,4 +1,4 @@
-"""What tests of the `vercel` door share: an agent, requests, and what their streams say.
+"""Helpers for tests of the `vercel` door: an agent, requests, and the contents of streams.
 
 async with running() as (app, recorder):
     told = await ask(app, body("say hello"))

@@ -60,7 +60,7 @@ async def say(client: FrameClient, content: str = "hello", **more: Any) -> None:
 
 @define(eq=False)
 class View:
-    """What a client shows of one thread: it applies what it receives, as a client has to.
+    """The view of one thread at a client, to which the received frames are applied.
 
     Attributes:
         place: The epoch and the offset of the newest event.

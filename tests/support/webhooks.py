@@ -60,5 +60,5 @@ class ScriptedWebhook:
 
     @property
     def results(self) -> list[tuple[str, str]]:
-        """What was accepted: type, and status or question."""
+        """The accepted notifications: type, and status or question."""
         return [(each.type, each.status or each.question_id or "") for each in self.accepted]

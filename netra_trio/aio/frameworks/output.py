@@ -1,4 +1,4 @@
-"""What the adapters share: text with its gaps, thoughts by paragraph, tools by id, usage.
+"""The output of all adapters: text with its gaps, thoughts by paragraph, tools by id, usage.
 
 output = FrameworkOutput(run)
 await output.text("Hel")

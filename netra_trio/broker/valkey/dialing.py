@@ -42,12 +42,12 @@ _ADVICE = {
     "DENIED": "the server is in protected mode: give it a password, and write it into REDIS_URL",
     "NOPROTO": "the server does not know RESP3: use Valkey, or Redis 6.2 or later",
 }
-"""What to do about error replies to the handshake that will not change, by their codes."""
+"""The advice for permanent error replies to the handshake, by their codes."""
 
 
 @frozen
 class Server:
-    """What a server tells of itself.
+    """The properties that a server reports.
 
     Attributes:
         name: Such as `Valkey 9.1.2`.

@@ -1,4 +1,4 @@
-"""What the supervisor does at once when a worker has ended, before it starts the next one.
+"""The first steps of the supervisor after the end of a worker, before it starts the next one.
 
 await on_worker_ended(number, node, code, redis_url)
 """

@@ -80,7 +80,7 @@ class Group:
                     self._end_question(topic, None)
 
     async def merged(self, topic: Topic) -> Any:
-        """Return the merged reports of all workers; None if they do not come in time.
+        """Return the merged reports of all workers; None if they do not arrive in time.
 
         Requests at the same time share one question.
         """

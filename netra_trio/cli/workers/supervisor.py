@@ -50,7 +50,7 @@ _log = structlog.get_logger(__name__)
 
 @frozen
 class Plan:
-    """What the supervisor runs.
+    """The workers that the supervisor runs, and their broker.
 
     Attributes:
         options: The options of the command.

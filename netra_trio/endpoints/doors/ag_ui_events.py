@@ -15,8 +15,8 @@ The translation:
   that, with the id of the question; if it is approved, the call that follows is the same one.
 - `agent_usage` is the custom event `usage`, and stands in the last event too.
 
-What AG-UI cannot say is left out: the number of an attempt, the step numbers of thoughts, the
-position in a queue, whether a result was shortened, and the duration of a tool.
+Fields without an AG-UI equivalent are left out: the number of an attempt, the step numbers of
+thoughts, the position in a queue, whether a result was shortened, and the duration of a tool.
 
 Each event has an `id`, which says where in the run it stands: characters of text, steps, events of
 the step that is being sent, whether a message is open, and the tool calls without a result. Such an

@@ -3,11 +3,11 @@
     translator = ChatStream("run_1", model="chat", created=0, include_usage=False)
     translator.begin(), translator.event(frame)
 
-What the protocol has no place for is left out or becomes reasoning, which clients show and do not
-send back: thoughts, and one line for each call of a tool. Text that is not known any more ends an
-answer with the reason `length`. A call is not written as `tool_calls`,
-because a client would run the tool itself. Files, feedback, titles and results that are no text are
-left out. This protocol has no way to answer a question, so it ends the answer with an error.
+Events without an equivalent in the protocol are omitted, or sent as reasoning, which clients show
+and do not send back. Reasoning has the thoughts, and one line for each call of a tool. A call is
+not written as `tool_calls`, because a client would run the tool itself. Files, feedback, titles and
+results that are no text are omitted. If text is not known any more, the answer ends with the reason
+`length`. This protocol has no way to answer a question, so a question ends the answer with an error.
 """
 
 from collections.abc import Mapping

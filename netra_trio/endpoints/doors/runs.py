@@ -235,7 +235,7 @@ class RunReader:
                 for frame in ended:
                     yield frame
                 return
-            for frame in _news(state, sent, after):
+            for frame in _unsent_events(state, sent, after):
                 yield frame
             after = None
             while (event := await self._next_in_room(run_id)) is not None:
@@ -444,7 +444,7 @@ class RunReader:
             for frame in self._early  # the copy of the end that follows a duplicate
             if frame["type"] == AgentCompleted.TYPE and frame["payload"]["run_id"] == run_id
         ]
-        rest = list(_news(state, sent, after))
+        rest = list(_unsent_events(state, sent, after))
         if found.get("truncated"):
             rest.append(_frame(TEXT_OMITTED, run_id=run_id))
         return [*rest, *(copies[:1] or [end])]
@@ -468,7 +468,7 @@ def _note(event: Mapping[str, Any], sent: _Sent) -> None:
         sent.has_started = True
 
 
-def _news(state: Mapping[str, Any], sent: _Sent, after: str | None) -> Iterator[Frame]:
+def _unsent_events(state: Mapping[str, Any], sent: _Sent, after: str | None) -> Iterator[Frame]:
     """Return the events of a listed run that were not sent yet, in their order.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a request or a WebSocket needs from the connection that it is on."""
+"""The part of a connection that its requests and WebSockets use."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable

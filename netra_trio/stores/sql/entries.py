@@ -1,4 +1,4 @@
-"""What the queue of writes holds: one class for each kind of write.
+"""The entries of the queue of writes: one class for each kind of write.
 
 entry = RecordMessage(message, size=len(message.content))
 """

@@ -17,7 +17,7 @@ _START_TIME = 22  # the field of /proc/<pid>/stat that holds the start time of t
 
 
 class ProcessState(enum.Enum):
-    """What is known of a process; UNKNOWN if some process has its id, and perhaps another one."""
+    """The state of a process; UNKNOWN if a process has its id, and it may be another process."""
 
     ALIVE = "alive"
     GONE = "gone"

@@ -193,7 +193,7 @@ USAGE_COLUMNS: Mapping[str, ColumnElement[str]] = {
     "agent": usage.c.agent_name,
     "model": usage.c.model,
 }
-"""What usage can be summed by."""
+"""The columns by which usage can be grouped."""
 
 
 def sum_usage(

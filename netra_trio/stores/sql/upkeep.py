@@ -1,4 +1,4 @@
-"""What a server does for its database besides messages: schema, lease, retention.
+"""The maintenance of the database by a server: schema, lease, retention.
 
 upkeep = Upkeep(database, retention_days=30, wall_clock=time.time)
 await upkeep.prepare()
