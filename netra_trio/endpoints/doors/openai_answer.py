@@ -7,7 +7,7 @@ Events without an equivalent in the protocol are omitted, or sent as reasoning, 
 and do not send back. Reasoning has the thoughts, and one line for each call of a tool. A call is
 not written as `tool_calls`, because a client would run the tool itself. Files, feedback, titles and
 results that are no text are omitted. If text is not known any more, the answer ends with the reason
-`length`. This protocol has no way to answer a question, so a question ends the answer with an error.
+`length`. This protocol has no way to answer a question: one ends the answer with an error.
 """
 
 from collections.abc import Mapping
