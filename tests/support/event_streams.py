@@ -118,7 +118,7 @@ async def stream(
     async with request(app, "GET", STREAM, user=user, **options) as answer:
         assert answer.status == 200, await answer.text()
         events = answer.events()
-        async with aclosing(events):  # it is a generator
+        async with aclosing(events):
             opened = Stream(app, answer, events)
             hello = await opened.next()
             assert hello is not None
