@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import IO
@@ -172,7 +173,8 @@ class Forked:
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal, if it has not ended."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):  # it has ended, and its exit code is not sent yet
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """Kill it."""
