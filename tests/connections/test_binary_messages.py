@@ -139,7 +139,7 @@ BAD: dict[str, tuple[bytes, str, str]] = {
     "length beyond the frame": (
         b"\0\0\0\3{}",
         "INVALID_MESSAGE_TYPE",
-        "$: expected a JSON frame of 3 bytes behind its length, got 2 bytes",
+        "$: expected a JSON frame of 3 bytes after its length, got 2 bytes",
     ),
     "no frame": (b"\0\0\0\0data", "EMPTY_MESSAGE", "The frame is empty."),
     "not JSON": (b"\0\0\0\1{data", "JSON_PARSE_ERROR", "Not valid JSON"),

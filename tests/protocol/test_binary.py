@@ -20,9 +20,9 @@ def test_both_parts_come_back(frame: bytes, data: bytes) -> None:
     [
         (b"", "expected 4 bytes with the length of the JSON frame, got 0 bytes"),
         (b"\0\0\0", "expected 4 bytes with the length of the JSON frame, got 3 bytes"),
-        (b"\0\0\0\1", "expected a JSON frame of 1 bytes behind its length, got 0 bytes"),
-        (b"\0\0\0\3{}", "expected a JSON frame of 3 bytes behind its length, got 2 bytes"),
-        (b"\xff" * 9, "expected a JSON frame of 4294967295 bytes behind its length, got 5 bytes"),
+        (b"\0\0\0\1", "expected a JSON frame of 1 bytes after its length, got 0 bytes"),
+        (b"\0\0\0\3{}", "expected a JSON frame of 3 bytes after its length, got 2 bytes"),
+        (b"\xff" * 9, "expected a JSON frame of 4294967295 bytes after its length, got 5 bytes"),
     ],
 )
 def test_invalid_binary_frames(payload: bytes, text: str) -> None:

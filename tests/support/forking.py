@@ -29,6 +29,7 @@ import os, select, signal, socket, sys
 import orjson
 import netra_trio
 from netra_trio.cli import chat, check, main, runs, serve, serving, token, usage, user
+from netra_trio.server import exit
 
 channel = socket.socket(fileno=int(sys.argv[1]))
 heard, woken = os.pipe()  # signals
@@ -70,6 +71,8 @@ def become(request, streams):
     os.chdir(request["directory"])
     sys.path[0] = os.getcwd()
     sys.argv[:] = [netra_trio.__file__.replace("__init__", "__main__"), *request["arguments"]]
+    if any(name.startswith("COVERAGE_") for name in os.environ):
+        exit.OUTPUT_SECONDS = 60  # an exit without the clean-up would lose the coverage data
     main.main()
 
 
