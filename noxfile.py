@@ -66,12 +66,6 @@ RANGES = (  # what uses each dependency, in about a minute; `tests` runs everyth
     *("tests/e2e/test_cli.py::test_one_message", "tests/e2e/test_serve.py::test_the_port_option"),
     "tests/e2e/test_reload.py::test_an_edit_restarts_the_server",
 )
-SERVERS = (  # what runs the endpoints, the host and the chat: measured once more, in 45 s
-    *("tests/e2e/test_chat_asks.py", "tests/e2e/test_chat_line.py"),
-    *("tests/e2e/test_http.py", "tests/e2e/test_publish_http.py", "tests/e2e/test_opening.py"),
-    *("tests/server/test_hostile.py", "tests/server/test_sockets.py"),
-    "tests/telemetry/test_traces.py",
-)
 APART = "mcp-server-time"  # a program of its own, whose ranges are not those of this package
 NPM_ATTEMPTS = 3
 TOGETHER = ("lint", "types", "frameworks", "deploy", "site")  # each is one process at a time
@@ -150,10 +144,6 @@ def tests(session: nox.Session) -> None:
         session.run(*DOCTESTS)
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *_chosen(session))
-    if not session.posargs:
-        # Servers that are forked late in a long run lose their data now and then.
-        measured = ["coverage", "run", "-m", "pytest", "-q", _workers(), *SERVERS]
-        session.run(*measured, env={"MEASURE_MARKED": "1"})
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", "--sort=cover")
     if not session.posargs:
@@ -395,16 +385,13 @@ def _chosen(session: nox.Session) -> list[str]:
     """Return what pytest is told: what was typed, or how many workers run everything."""
     if session.posargs:
         return list(session.posargs)
+    # Two more than cores: many tests wait for seconds, and leave theirs to others.
+    workers = f"--numprocesses={min(_cores() + 2, WORKERS_MAX)}"
     ignored = [
         f"--ignore={path}"
         for path in (*NGINX, SCHEMAS, FRAMEWORK_TESTS, FIREFOX_TESTS, OPEN_WEBUI_TESTS, PARTITIONS)
     ]
-    return [_workers(), *ignored, "--durations=15", "--durations-min=5"]
-
-
-def _workers() -> str:
-    # Two more than cores: many tests wait for seconds, and leave theirs to others.
-    return f"--numprocesses={min(_cores() + 2, WORKERS_MAX)}"
+    return [workers, *ignored, "--durations=15", "--durations-min=5"]
 
 
 def _cores() -> int:

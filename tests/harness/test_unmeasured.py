@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from support.unmeasured import is_measured, unmeasured_processes
+
 SUPPORT = Path(__file__).parents[1]
 CODE = """
 def first():
@@ -52,6 +54,15 @@ source = .
 parallel = true
 patch = subprocess
 """
+
+
+def test_the_variables_that_begin_coverage_tell_whether_a_process_is_measured() -> None:
+    # `coverage run` sets it, and a marked test keeps it: once, the first server of such a test was
+    # taken for a measured one, and all measured servers after it were its unmeasured forks.
+    assert not is_measured({"COVERAGE_RUN": "true", "PATH": "/bin"})
+    assert is_measured({"COVERAGE_RUN": "true", "COVERAGE_PROCESS_CONFIG": "{}"})
+    with unmeasured_processes():
+        assert not is_measured(os.environ)
 
 
 def test_a_marked_test_is_not_measured(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from typing import IO
 
 import orjson
 
+from support.unmeasured import is_measured
+
 _REQUEST_BYTES = 1 << 17
 _STATUS_BYTES = 8  # what one answer takes: a process id, or what `waitpid` says
 _PROGRAM = """
@@ -29,7 +31,6 @@ import os, select, signal, socket, sys
 import orjson
 import netra_trio
 from netra_trio.cli import chat, check, main, runs, serve, serving, token, usage, user
-from netra_trio.server import exit
 
 channel = socket.socket(fileno=int(sys.argv[1]))
 heard, woken = os.pipe()  # signals
@@ -71,8 +72,6 @@ def become(request, streams):
     os.chdir(request["directory"])
     sys.path[0] = os.getcwd()
     sys.argv[:] = [netra_trio.__file__.replace("__init__", "__main__"), *request["arguments"]]
-    if any(name.startswith("COVERAGE_") for name in os.environ):
-        exit.OUTPUT_SECONDS = 60  # an exit without the clean-up would lose the coverage data
     main.main()
 
 
@@ -150,8 +149,8 @@ class Forked:
             "directory": os.fspath(directory),
             "environ": dict(environ),
         }
-        measured = any(name.startswith("COVERAGE_") for name in environ)
-        socket.send_fds(_origin(measured=measured), [orjson.dumps(request)], given)
+        origin = _origin(measured=is_measured(environ))
+        socket.send_fds(origin, [orjson.dumps(request)], given)
         for descriptor in given:
             os.close(descriptor)
         self.pid = self._next()

@@ -11,16 +11,18 @@ Their threads are measured; the processes that they start are not.
 
 import os
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 
 import pytest
 
-MEASURE_MARKED = "MEASURE_MARKED"
-"""The variable with which marked tests are measured too."""
-
 INHERITED = frozenset({"COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"})
 """The variables that make coverage begin in a process."""
+
+
+def is_measured(environ: Mapping[str, str]) -> bool:
+    """Whether coverage begins in a process with these variables: `COVERAGE_RUN` alone is none."""
+    return not INHERITED.isdisjoint(environ)
 
 
 @contextmanager
@@ -38,7 +40,7 @@ def unmeasured_processes() -> Iterator[None]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Pause coverage during a test that is marked; a debugger goes on."""
-    if item.get_closest_marker("unmeasured") is None or MEASURE_MARKED in os.environ:
+    if item.get_closest_marker("unmeasured") is None:
         return (yield)
     tracer = sys.gettrace()
     measures = type(tracer).__module__.startswith("coverage")
