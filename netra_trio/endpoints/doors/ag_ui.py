@@ -30,7 +30,7 @@ from netra_trio.endpoints.doors.posted_files import (
     checking,
     store_files,
 )
-from netra_trio.endpoints.doors.runs import NEWEST, RunReader, StartedRun, renamed
+from netra_trio.endpoints.doors.runs import NEWEST, RunReader, StartedRun, renamed, unfinished
 from netra_trio.endpoints.entrance import Entrance
 from netra_trio.endpoints.paths import target_of
 from netra_trio.ids import FileId
@@ -216,12 +216,9 @@ class _Request:
     async def _messages(self, limit: int = HISTORY_PAGE_MAX) -> list[dict[str, Any]]:
         """Return the newest messages of the thread; none if the thread is new."""
         try:
-            page = await self.runs.history(self._input.thread_id, limit=limit)
+            return await self.runs.newest(self._input.thread_id, limit=limit)
         except Refused as refused:
-            if refused.problem.code == ErrorCode.THREAD_NOT_FOUND:
-                return []
             raise self._at_input(refused) from None
-        return list(page["messages"])
 
     async def _start(
         self, listed: list[dict[str, Any]], *, is_answered: bool = False
@@ -312,10 +309,8 @@ async def _stop(connection: DoorConnection, thread_id: str, message_id: str | No
     message = RunInput(thread_id, "", message_id, "", "$")
     stopped = [
         str(each["run"]["run_id"])
-        for each in listed
-        if each["role"] == "user"
-        and each.get("run", {}).get("status") in UNFINISHED
-        and (message_id is None or message.is_message(each))
+        for each in unfinished(listed)
+        if message_id is None or message.is_message(each)
     ]
     await runs.stop_all(thread_id, stopped)
     return stopped

@@ -177,13 +177,8 @@ def _error_answer(error: ChatError, headers: dict[str, str]) -> Answer:
 
 async def _find(runs: RunReader, thread_id: str, key: str) -> Mapping[str, Any] | None:
     """Return the message with a key, if it is one of the newest of its thread."""
-    try:
-        page = await runs.history(thread_id)
-    except Refused as refused:
-        if refused.problem.code == ErrorCode.THREAD_NOT_FOUND:
-            return None
-        raise
-    return next((each for each in page["messages"] if each.get("correlation_id") == key), None)
+    messages = await runs.newest(thread_id)
+    return next((each for each in messages if each.get("correlation_id") == key), None)
 
 
 def _new_reply(request: ChatRequest, run_id: str, call: Call) -> ChatStream | ChatCompletion:

@@ -13,7 +13,7 @@ Before what was listed stands `listed`, with the number of steps that are known.
 """
 
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from types import MappingProxyType
 from typing import Any, Self, TypeAlias, TypeVar
@@ -63,6 +63,7 @@ _OF_CONNECTION = frozenset({Heartbeat.TYPE, ServerDraining.TYPE})
 Frame: TypeAlias = dict[str, Any]
 
 _Found = TypeVar("_Found")
+_Reply = TypeVar("_Reply")
 
 
 class ConnectionEnded(NetraError):
@@ -274,6 +275,18 @@ class RunReader:
         payload: dict[str, Any] = reply["payload"]
         return payload
 
+    async def newest(
+        self, thread_id: str, *, limit: int = HISTORY_PAGE_MAX
+    ) -> list[dict[str, Any]]:
+        """Return the newest messages of a thread, oldest first; none if it does not exist.
+
+        Raises:
+            Refused: The thread cannot be read now.
+            ConnectionEnded: The connection has ended.
+        """
+        page = await if_thread_exists(self.history(thread_id, limit=limit))
+        return [] if page is None else list(page["messages"])
+
     async def search(
         self, thread_id: str, found: Callable[[Mapping[str, Any]], _Found | None]
     ) -> _Found | None:
@@ -450,6 +463,25 @@ class RunReader:
         return [*rest, *(copies[:1] or [end])]
 
 
+async def if_thread_exists(reply: Awaitable[_Reply]) -> _Reply | None:
+    """Return the reply to a request; None if its thread does not exist."""
+    try:
+        return await reply
+    except Refused as refused:
+        if refused.problem.code is ErrorCode.THREAD_NOT_FOUND:
+            return None
+        raise
+
+
+def unfinished(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the messages of the user whose runs have not ended."""
+    return [
+        each
+        for each in messages
+        if each["role"] == "user" and each.get("run", {}).get("status") in UNFINISHED
+    ]
+
+
 def renamed(refused: Refused, paths: Mapping[str, str]) -> Refused:
     """Return an error with other paths in its text."""
     text = refused.problem.error
@@ -477,10 +509,10 @@ def _unsent_events(state: Mapping[str, Any], sent: _Sent, after: str | None) -> 
         after: A question: only what follows it is returned.
     """
     run_id, text = state["run_id"], state["content"]
-    is_unknown = state.get("truncated", False) and "omitted" not in state
-    if is_unknown:  # how much is missing; what is left is taken for what follows
-        state = {**state, "omitted": sent.characters}
     omitted = state.get("omitted", 0)  # characters in front of `text`
+    is_unknown = state.get("truncated", False) and not omitted
+    if is_unknown:  # how much is missing; the rest is taken for the text that follows
+        omitted = sent.characters
     questions = {each["question_id"]: each for each in state.get("questions", ())}
     steps = list(state.get("steps", ()))
     if after is not None:
@@ -498,19 +530,19 @@ def _unsent_events(state: Mapping[str, Any], sent: _Sent, after: str | None) -> 
         yield _frame(TEXT_OMITTED, run_id=run_id, characters=omitted - sent.characters)
         sent.characters = omitted
     for step in steps[sent.steps :]:
-        yield from _text_up_to(omitted + step["at"], state, sent)
+        yield from _text_up_to(step["at"], omitted, state, sent)
         yield from _step_frames(run_id, step, questions)
         sent.steps += 1
-    yield from _text_up_to(omitted + len(text), state, sent)
+    yield from _text_up_to(len(text), omitted, state, sent)
 
 
-def _text_up_to(end: int, state: Mapping[str, Any], sent: _Sent) -> Iterator[Frame]:
-    """Return the text of a listed run up to a character of its whole text, as far as not sent."""
-    if end > sent.characters:
-        omitted = state.get("omitted", 0)
-        text = state["content"][sent.characters - omitted : end - omitted]
+def _text_up_to(end: int, omitted: int, state: Mapping[str, Any], sent: _Sent) -> Iterator[Frame]:
+    """Return the listed text of a run up to a character, without the part that was sent."""
+    start = sent.characters - omitted
+    if end > start:
+        text = state["content"][start:end]
         yield _frame(PartialResult.TYPE, run_id=state["run_id"], content=text)
-        sent.characters = end
+        sent.characters = omitted + end
 
 
 def _step_frames(

@@ -21,7 +21,14 @@ from netra_trio.endpoints.doors.posted_files import (
     have_content,
     store_files,
 )
-from netra_trio.endpoints.doors.runs import NEWEST, Frame, RunReader, StartedRun
+from netra_trio.endpoints.doors.runs import (
+    NEWEST,
+    Frame,
+    RunReader,
+    StartedRun,
+    if_thread_exists,
+    unfinished,
+)
 from netra_trio.endpoints.doors.vercel_request import (
     Chat,
     Given,
@@ -230,11 +237,10 @@ async def _begin(visit: _Visit, chat: Chat, said: Said) -> StartedRun:
     if chat.agent is not None:
         message["agent"] = chat.agent
     is_plain = said.target is None and not said.regenerates
-    known = replaced = None
+    known = None
     if not is_plain or have_content(said.files):
         known = await _find(runs, chat.chat_id, said.message_id)
-    if not is_plain:
-        replaced = known
+    replaced = None if is_plain else known
     if known is None and said.target is not None and not said.regenerates:
         replaced = await _find(runs, chat.chat_id, said.target)
     key = said.message_id
@@ -365,30 +371,15 @@ def _closed(question: Mapping[str, Any], end: Mapping[str, Any], given: Given) -
 
 async def _unfinished(runs: RunReader, chat_id: str) -> Listed:
     """Return the runs of a thread that have not ended; none if it does not exist."""
-    try:
-        return await runs.watch(chat_id)
-    except Refused as refused:
-        if refused.problem.code is ErrorCode.THREAD_NOT_FOUND:
-            return []
-        raise
+    return await if_thread_exists(runs.watch(chat_id)) or []
 
 
-async def _unlisted(runs: RunReader, chat_id: str) -> Listed:
+async def _unlisted(runs: RunReader, chat_id: str) -> list[Mapping[str, Any]]:
     """Return the newest messages whose runs have not ended, although no node lists them.
 
     Their node does not answer for a moment, or has given them away.
     """
-    try:
-        page = await runs.history(chat_id, limit=NEWEST)
-    except Refused as refused:
-        if refused.problem.code is ErrorCode.THREAD_NOT_FOUND:
-            return []
-        raise
-    return [
-        each
-        for each in page["messages"]
-        if each["role"] == "user" and each.get("run", {}).get("status") in UNFINISHED
-    ]
+    return unfinished(await runs.newest(chat_id, limit=NEWEST))
 
 
 async def _find(runs: RunReader, chat_id: str, wanted: str) -> Mapping[str, Any] | None:
@@ -411,9 +402,4 @@ async def _search(
     runs: RunReader, chat_id: str, found: Callable[[Mapping[str, Any]], T | None]
 ) -> T | None:
     """Search the history; None also if the thread does not exist (see `RunReader.search`)."""
-    try:
-        return await runs.search(chat_id, found)
-    except Refused as refused:
-        if refused.problem.code is ErrorCode.THREAD_NOT_FOUND:
-            return None
-        raise
+    return await if_thread_exists(runs.search(chat_id, found))
