@@ -91,25 +91,33 @@ class Router:
         self._routes: dict[str, dict[str, Endpoint]] = {
             path: dict.fromkeys(methods, functions[path]) for path, methods in ENDPOINTS.items()
         }
-        self._in_progress = 0  # requests
-        self._waiting = trio.lowlevel.ParkingLot()  # for their end
+        self._in_progress: set[trio.CancelScope] = set()  # one for each request
+        self._idle = trio.Event()  # set when there is none any more
         self._doors = open_doors(node.services.settings.doors, entrance)
         self._routes |= {path: dict(methods) for path, methods in self._doors.items()}
 
     async def handle(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one HTTP request; the arguments are those of an ASGI call."""
-        self._in_progress += 1
-        try:
-            await self._handle(scope, receive, send)
-        finally:
-            self._in_progress -= 1
-            if not self._in_progress:
-                self._waiting.unpark_all()
+        if not self._in_progress:
+            self._idle = trio.Event()
+        with trio.CancelScope() as request:
+            self._in_progress.add(request)
+            try:
+                await self._handle(scope, receive, send)
+            finally:
+                self._in_progress.remove(request)
+                if not self._in_progress:
+                    self._idle.set()
 
     async def wait_idle(self) -> None:
         """Wait until no request is in progress. Cancelling is safe."""
         while self._in_progress:
-            await self._waiting.park()
+            await self._idle.wait()
+
+    def cut(self) -> None:
+        """Cancel the requests that are in progress."""
+        for request in self._in_progress:
+            request.cancel()
 
     async def _handle(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         services = self._services

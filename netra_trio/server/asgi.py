@@ -1,7 +1,7 @@
 """The ASGI 3 interface of the application: its lifespan, HTTP requests and WebSockets."""
 
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import structlog
@@ -77,7 +77,6 @@ class AsgiAdapter:
     def __init__(self, app: Served) -> None:
         self._app = app
         self._watches_host = False
-        self._requests: set[trio.CancelScope] = set()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one ASGI call.
@@ -91,8 +90,7 @@ class AsgiAdapter:
             return
         self._watch_host(scope)
         if kind == "http":
-            with self._at_work():
-                await self._isolate(self._app.router.handle(scope, receive, send))
+            await self._isolate(self._app.router.handle(scope, receive, send))
         elif kind == "websocket":
             await self._isolate(self._websocket(scope, receive, send))
 
@@ -131,17 +129,7 @@ class AsgiAdapter:
         await terminated()
         await self._app.drain()
         await trio.sleep(CLOSING)
-        for request in self._requests:
-            request.cancel()
-
-    @contextmanager
-    def _at_work(self) -> Iterator[None]:
-        with trio.CancelScope() as request:
-            self._requests.add(request)
-            try:
-                yield
-            finally:
-                self._requests.remove(request)
+        self._app.router.cut()
 
     async def _isolate(self, call: Awaitable[None]) -> None:
         """Log an exception instead of raising it: the host then answers 500 or closes with 1011."""
