@@ -390,22 +390,19 @@ async def test_a_storage_that_is_down_is_not_tried_with_every_file(tmp_path: Pat
             await trio.lowlevel.checkpoint()
             raise StorageUnavailable("down")
 
-    storage = StorageThatIsDown(tmp_path)
-    async with kept(tmp_path, storage) as it:
-        for _ in range(DELETED_PAGE + 1):
-            file = await it.files.upload(ALICE, pieces(b"x"))
-            storage.kept_forever.append(file.file_id)
-        it.clock.now += ORPHAN_SECONDS + 1
-        await it.files.collect()
-        assert storage.deletes == DELETED_PAGE
+    await check_one_page_is_tried(StorageThatIsDown(tmp_path), tmp_path)
 
 
 async def test_a_search_ends_after_too_many_failures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("netra_trio.files.files.FAILURES", DELETED_PAGE)
-    storage = PartlyFailingStorage(tmp_path)
-    async with kept(tmp_path, storage) as it:
+    await check_one_page_is_tried(PartlyFailingStorage(tmp_path), tmp_path)
+
+
+async def check_one_page_is_tried(storage: PartlyFailingStorage, folder: Path) -> None:
+    """Check that a search ends after the first page, none of whose files can be deleted."""
+    async with kept(folder, storage) as it:
         for _ in range(DELETED_PAGE + 1):
             file = await it.files.upload(ALICE, pieces(b"x"))
             storage.kept_forever.append(file.file_id)
