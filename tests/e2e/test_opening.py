@@ -26,8 +26,6 @@ from support.server import (
     write_agents,
 )
 
-pytestmark = pytest.mark.unmeasured
-
 CONFIGURED = "https://app.example.com,https://*.example.org,https://odd.example.net:8443"
 DEPLOYED = {"WEBSOCKET_ALLOWED_ORIGINS": CONFIGURED, "DATABASE_URL": "sqlite:///netra.db"}
 HEAD_BYTES = 16 * 1024

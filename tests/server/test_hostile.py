@@ -18,8 +18,6 @@ from support.wire import CLOSE, FIN, TEXT, client_frame, raw_frame, server_frame
 from netra_trio.server.hypercorn import limits
 from netra_trio.server.request_head import HEAD_SECONDS
 
-pytestmark = pytest.mark.unmeasured
-
 HEAD_BYTES = 16 * 1024  # of a request head
 PROTOCOL_ERROR = 1002
 CLOSED = 0  # in place of a status
